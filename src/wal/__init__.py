@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A write-ahead log: append records, and they survive the crash.
+
+A log is a directory of segment files. ``WAL.create`` makes one, ``save`` appends entries and the hard state of a
+state machine, and when it returns they are on disk. After a restart, or a crash, ``read_wal`` gives back every
+save that was acknowledged, each as a whole, and the log is ready to go on::
+
+    import wal
+
+    with wal.WAL.create("data/wal", metadata=b"node-1") as log:
+        log.save(wal.CommitState(1), [wal.Entry(1, b"a"), wal.Entry(2, b"b")])
+
+    log, metadata, state, entries = wal.read_wal("data/wal")
+
+Entries have indexes that grow by one. An entry with a lower index takes the place of those from it on, as a Raft
+log needs it. A snapshot marker (``save_snap``) is a place at which the log can be opened without what is before.
+
+Applications use the default records, ``Entry``, ``CommitState`` and ``SnapshotMarker``, or subclass ``LogEntry``,
+``HardState`` and ``Snapshot`` and register their classes in a ``RecordRegistry``.
+
+``WALReader`` reads beside a live writer; ``verify``, ``valid_snapshots`` and ``repair`` work on a directory.
+``wal.etcd`` has the record types of an etcd member. Events are logged to the logger ``wal``.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from . import etcd
+from ._crc32c import crc_backend
+from ._errors import (
+    CorruptionError,
+    CRCMismatchError,
+    EntryTooLargeError,
+    IndexGapError,
+    IndexOrderError,
+    MetadataConflictError,
+    NotReadError,
+    RecordDecodeError,
+    RecordTypeError,
+    SegmentGapError,
+    SnapshotNotFoundError,
+    TornWriteError,
+    UnknownRecordError,
+    WALClosedError,
+    WALEnvironmentError,
+    WALError,
+    WALExistsError,
+    WALFailedError,
+    WALLockedError,
+    WALNotFoundError,
+    WALUsageError,
+)
+from ._files import FileSystem
+from ._frame import RecordType
+from ._reader import VerifyReport, WALReader, valid_snapshots, verify
+from ._records import (
+    CommitState,
+    Entry,
+    HardState,
+    LogEntry,
+    Record,
+    RecordRegistry,
+    Snapshot,
+    SnapshotMarker,
+    register_record,
+)
+from ._recovery import ReadWAL, read_wal
+from ._repair import RepairReport, repair
+from ._replay import LogContents, LogRecord
+from ._segments import exists
+from ._storage import Storage
+from ._wal import WAL
+
+__all__ = [
+    "WAL",
+    "CRCMismatchError",
+    "CommitState",
+    "CorruptionError",
+    "Entry",
+    "EntryTooLargeError",
+    "FileSystem",
+    "HardState",
+    "IndexGapError",
+    "IndexOrderError",
+    "LogContents",
+    "LogEntry",
+    "LogRecord",
+    "MetadataConflictError",
+    "NotReadError",
+    "ReadWAL",
+    "Record",
+    "RecordDecodeError",
+    "RecordRegistry",
+    "RecordType",
+    "RecordTypeError",
+    "RepairReport",
+    "SegmentGapError",
+    "Snapshot",
+    "SnapshotMarker",
+    "SnapshotNotFoundError",
+    "Storage",
+    "TornWriteError",
+    "UnknownRecordError",
+    "VerifyReport",
+    "WALClosedError",
+    "WALEnvironmentError",
+    "WALError",
+    "WALExistsError",
+    "WALFailedError",
+    "WALLockedError",
+    "WALNotFoundError",
+    "WALReader",
+    "WALUsageError",
+    "crc_backend",
+    "etcd",
+    "exists",
+    "read_wal",
+    "register_record",
+    "repair",
+    "valid_snapshots",
+    "verify",
+]
+
+for _name in __all__:
+    # Tracebacks, reprs and pickles show the name that users import, not the module that it is written in.
+    if hasattr(_public := globals()[_name], "__module__"):
+        try:
+            _public.__module__ = __name__
+        except AttributeError:  # a bound method (register_record)
+            continue
+del _name, _public
+
+logging.getLogger("wal").addHandler(logging.NullHandler())

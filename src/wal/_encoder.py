@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The encoder: whole saves into one segment.
+
+It owns what the next frame depends on: the offset, the CRC chain, and whether all earlier bytes of the segment
+are synced. A save is encoded completely before its first byte is written, and written by one call.
+
+If ``write`` or ``sync`` raises, or is interrupted, the three may no longer agree with the file, and the encoder
+must not be used again. Its owner sees to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ._crc32c import extend
+from ._files import File
+from ._frame import RecordType, encode_frame
+from ._marks import CODES, Mark, marks_of_save
+
+__all__ = ["Encoder", "encode_save"]
+
+Payload = tuple[int, bytes]
+"""A record's type and marshalled data."""
+
+_CRC = RecordType.CRC.value
+
+
+def encode_save(records: Sequence[Payload], crc: int, *, synced: bool, save_marks: bool) -> tuple[bytes, int]:
+    """
+    Return the frames of one save, and the CRC chain after them.
+
+    Args:
+        records: At least one record; a CRC record has no data and is given the chain so far.
+        crc: The chain before the save.
+        synced: Whether all earlier bytes of the segment are on stable storage.
+        save_marks: Whether to mark the frames (see ``_marks``) or to write what the Go original does.
+    """
+    marks = marks_of_save(len(records), synced=synced) if save_marks else [Mark.NONE] * len(records)
+    frames = []
+    for (type, data), mark in zip(records, marks, strict=True):
+        if type != _CRC:
+            crc = extend(crc, data)
+        frames.append(encode_frame(type, crc, data, CODES[type][mark]))
+    return b"".join(frames), crc
+
+
+class Encoder:
+    """Appends saves to one segment from ``offset`` on, where the CRC chain is ``crc`` and all is synced."""
+
+    def __init__(self, file: File, *, offset: int, crc: int, save_marks: bool) -> None:
+        self.file = file
+        self.offset = offset
+        self.crc = crc
+        self.synced = True
+        self._save_marks = save_marks
+
+    def write(self, records: Sequence[Payload]) -> None:
+        """Hand one save to the system. When this returns, it survives the process, but not yet the machine."""
+        data, crc = encode_save(records, self.crc, synced=self.synced, save_marks=self._save_marks)
+        self.synced = False
+        self.file.write(data, self.offset)
+        self.offset += len(data)
+        self.crc = crc
+
+    def sync(self) -> None:
+        """Make every save so far durable. When this returns, they survive a power cut."""
+        self.file.fs.fdatasync(self.file.fd)
+        self.synced = True

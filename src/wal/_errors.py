@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The errors, one tree.
+
+::
+
+    WALError
+    ├── WALUsageError              the caller can avoid it
+    │   ├── WALClosedError         the log is closed, or belongs to the process that forked this one
+    │   ├── NotReadError           an opened log must be read before it is appended to
+    │   ├── IndexOrderError        (ValueError)   an entry's index leaves a gap or is not in order
+    │   ├── EntryTooLargeError     (ValueError)   a record is longer than the log's limit
+    │   ├── RecordTypeError        (TypeError)    a class or a value of the wrong kind
+    │   ├── RecordDecodeError      (ValueError)   the registered class refuses an intact payload
+    │   └── SnapshotNotFoundError  (LookupError)  the log does not know that snapshot
+    ├── CorruptionError            the bytes on disk are not what was written: path, offset, reason
+    │   ├── TornWriteError         only the unfinished last write is damaged: repairable
+    │   ├── CRCMismatchError
+    │   ├── UnknownRecordError
+    │   ├── MetadataConflictError
+    │   ├── IndexGapError
+    │   └── SegmentGapError
+    └── WALEnvironmentError        the machine, or another process
+        ├── WALExistsError         (FileExistsError)
+        ├── WALNotFoundError       (FileNotFoundError)
+        ├── WALLockedError         (BlockingIOError)
+        └── WALFailedError         a write or a sync failed: this writer has stopped for good
+
+An ``OSError`` that is none of these (no permission, no space while creating) passes through as it is.
+Every error pickles. Catch ``CorruptionError`` for damage, ``WALError`` for everything that is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "CRCMismatchError",
+    "CorruptionError",
+    "EntryTooLargeError",
+    "IndexGapError",
+    "IndexOrderError",
+    "MetadataConflictError",
+    "NotReadError",
+    "RecordDecodeError",
+    "RecordTypeError",
+    "SegmentGapError",
+    "SnapshotNotFoundError",
+    "TornWriteError",
+    "UnknownRecordError",
+    "WALClosedError",
+    "WALEnvironmentError",
+    "WALError",
+    "WALExistsError",
+    "WALFailedError",
+    "WALLockedError",
+    "WALNotFoundError",
+    "WALUsageError",
+]
+
+
+def _rebuild(cls: type[WALError], state: dict[str, Any]) -> WALError:
+    error = cls.__new__(cls)
+    error.__dict__.update(state)
+    return error
+
+
+class WALError(Exception):
+    """The base of every error that this library defines."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception whose __init__ takes other arguments than `args` does not unpickle by itself.
+        return _rebuild, (type(self), dict(self.__dict__))
+
+
+class WALUsageError(WALError):
+    """The call was wrong. Nothing was written, and the log stays usable."""
+
+
+class WALClosedError(WALUsageError):
+    """The log is closed in this process."""
+
+
+class NotReadError(WALUsageError):
+    """The log was opened but not read to its end yet; call ``read_all()`` or exhaust ``replay()`` first."""
+
+
+class IndexOrderError(WALUsageError, ValueError):
+    """
+    An entry's index is not the one that must follow.
+
+    Attributes:
+        found: The index that was given.
+        expected: The greatest index that would have been taken there.
+    """
+
+    def __init__(self, found: int, expected: int, reason: str) -> None:
+        super().__init__(reason)
+        self.found = found
+        self.expected = expected
+
+
+class EntryTooLargeError(WALUsageError, ValueError):
+    """
+    A record is longer than the log's limit.
+
+    Attributes:
+        size: Length of the marshalled record, in bytes.
+        limit: The log's ``max_record_bytes``.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"a record of {size:,} bytes exceeds the limit of {limit:,}; split it, or open the log with a greater"
+            " max_record_bytes (Go readers refuse records of 10 MiB and more)"
+        )
+        self.size = size
+        self.limit = limit
+
+
+class RecordTypeError(WALUsageError, TypeError):
+    """A class does not fit its record type, or a value is not of the registered class."""
+
+
+class RecordDecodeError(WALUsageError, ValueError):
+    """
+    The registered class refused a payload whose checksum is right: it was written by another class.
+
+    Attributes:
+        path: The segment.
+        offset: Where the record's frame begins in it, in bytes.
+
+    The refusal itself is the ``__cause__``.
+    """
+
+    def __init__(self, path: Path, offset: int, reason: str) -> None:
+        super().__init__(reason)
+        self.path = path
+        self.offset = offset
+
+    def __str__(self) -> str:
+        return f"{self.path} at byte {self.offset:,}: {self.reason}"
+
+
+class SnapshotNotFoundError(WALUsageError, LookupError):
+    """
+    The log has no marker of the snapshot, or no longer the segments that follow it.
+
+    Attributes:
+        index: The index that was looked for.
+    """
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason)
+        self.index = index
+
+
+class CorruptionError(WALError):
+    """
+    The bytes on disk are not what was written. Nothing has been changed.
+
+    Attributes:
+        path: The segment, or the directory if it is the set of segments that is wrong.
+        offset: The byte in the segment at which the damage begins.
+        reason: What is wrong there, in words.
+        entries: What ``read_all()`` had read before the damage; empty where reading streams.
+    """
+
+    def __init__(self, path: Path, offset: int, reason: str) -> None:
+        super().__init__(reason)
+        self.path = path
+        self.offset = offset
+        self.entries: Sequence[Any] = ()
+
+    def __str__(self) -> str:
+        return f"{self.path} at byte {self.offset:,}: {self.reason}"
+
+
+class TornWriteError(CorruptionError):
+    """
+    The last write did not reach the disk as a whole, and nothing tells that it was acknowledged.
+
+    ``offset`` is where the last whole save ends. ``read_wal`` and ``repair`` cut the segment there.
+    """
+
+
+class CRCMismatchError(CorruptionError):
+    """
+    A record's checksum is wrong, and there is evidence that it had been right.
+
+    Attributes:
+        expected: The CRC-32C of the log up to this record.
+        found: The one that stands in the record.
+    """
+
+    def __init__(self, path: Path, offset: int, reason: str, *, expected: int, found: int) -> None:
+        super().__init__(path, offset, reason)
+        self.expected = expected
+        self.found = found
+
+
+class UnknownRecordError(CorruptionError):
+    """An intact record has a type that this version does not know."""
+
+
+class MetadataConflictError(CorruptionError):
+    """The metadata at a segment's head is not that of the segments before it."""
+
+
+class IndexGapError(CorruptionError):
+    """An entry's index leaves a gap behind the entries and snapshots before it."""
+
+
+class SegmentGapError(CorruptionError):
+    """Segments are missing from the directory."""
+
+
+class WALEnvironmentError(WALError):
+    """The machine, or another process, stands in the way."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(reason)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class WALExistsError(WALEnvironmentError, FileExistsError):
+    """The directory already has a log; open it, or create in another directory."""
+
+
+class WALNotFoundError(WALEnvironmentError, FileNotFoundError):
+    """The directory has no log."""
+
+
+class WALLockedError(WALEnvironmentError, BlockingIOError):
+    """Another writer (a thread, a process, or a program in Go) has the log open."""
+
+
+class WALFailedError(WALEnvironmentError):
+    """
+    A write or a sync failed, and the log object has stopped: every later call but ``close`` raises this.
+
+    What the failed call was to save is unknown, absent or present as a whole; what was acknowledged before
+    is untouched. Close the log and open it again. The first failure is the ``__cause__``.
+    """

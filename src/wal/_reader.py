@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Reading without writing: ``WALReader``, ``verify`` and ``valid_snapshots``.
+
+All of them take no lock and change nothing, so they work on a read-only disk and beside a live writer, where
+they see the log as it was at some moment during the read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from ._crc32c import warn_if_slow
+from ._errors import TornWriteError, WALNotFoundError
+from ._files import OPERATING_SYSTEM, FileSystem, real_path
+from ._frame import RecordType
+from ._records import RecordRegistry, Snapshot
+from ._replay import LogContents, LogRecord, Replay
+from ._segments import segments_from
+
+__all__ = ["VerifyReport", "WALReader", "valid_snapshots", "verify"]
+
+_T = TypeVar("_T")
+
+
+class WALReader:
+    """
+    A log, to read from.
+
+    Iterate over it, as often as you like, to get a ``LogRecord`` for each record of each whole save, in memory
+    bounded by the largest save. Entries come as they were written: one with index i takes the place of every
+    earlier one from i on. Afterwards ``tail`` tells whether the log ended in a torn write.
+
+    A reader keeps no file open between iterations and may be shared by threads that do not iterate at once.
+
+    Args:
+        path: The log's directory.
+        snapshot: Where to start: entries behind its index are read. By default at the very beginning.
+        registry: The record classes; by default the process-wide ones.
+        fs: The file system to read from.
+
+    Raises:
+        WALNotFoundError: There is no log.
+        SnapshotNotFoundError: The log begins behind the snapshot.
+        SegmentGapError: A segment is missing.
+
+    Iterating and ``read_all()`` raise ``CorruptionError`` at damage, and ``SnapshotNotFoundError`` at the end if the
+    snapshot's marker was not met.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        snapshot: Snapshot | None = None,
+        *,
+        registry: RecordRegistry | None = None,
+        fs: FileSystem = OPERATING_SYSTEM,
+    ) -> None:
+        warn_if_slow()
+        self.path = real_path(path)
+        self.tail: TornWriteError | None = None
+        self._fs = fs
+        self._start = 0 if snapshot is None else snapshot.index
+        self._registry = registry
+        segments_from(fs, self.path, self._start)
+
+    def _replay(self) -> Replay:
+        self.tail = None
+        return Replay(self._fs, self.path, self._start, self._registry)
+
+    def __iter__(self) -> Iterator[LogRecord]:
+        """Yield the records; see the class."""
+        replay = self._replay()
+        yield from replay
+        self.tail = replay.tail
+
+    def read_all(self) -> LogContents:
+        """
+        Read the whole log into memory.
+
+        Returns:
+            The metadata, the last state, the entries behind the snapshot, and the torn write at the end, if any.
+
+        Raises:
+            CorruptionError: The log is damaged; ``error.entries`` are those before the damage.
+        """
+        contents = _beside_a_purge(lambda: self._replay().contents())
+        self.tail = contents.tail
+        return contents
+
+    def __repr__(self) -> str:
+        return f"<WALReader {str(self.path)!r}>"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """
+    What a log that is in order consists of.
+
+    Attributes:
+        path: Its directory.
+        segments: How many segments were read.
+        records: How many records they hold, all types together.
+        entries: How many of them are entries, including those whose place was taken by later ones.
+        bytes: How many bytes they take, without the space reserved behind the end.
+        last_index: The greater of the last entry's index and the greatest snapshot marker's.
+        tail: The torn write at which the log ends, or ``None``. A log with one is in order, but must be repaired
+            before it is written to.
+    """
+
+    path: Path
+    segments: int
+    records: int
+    entries: int
+    bytes: int
+    last_index: int
+    tail: TornWriteError | None
+
+
+def verify(
+    path: str | os.PathLike[str],
+    snapshot: Snapshot | None = None,
+    *,
+    registry: RecordRegistry | None = None,
+    fs: FileSystem = OPERATING_SYSTEM,
+) -> VerifyReport:
+    """
+    Read a whole log and say what it consists of, or raise what is wrong with it.
+
+    Args:
+        path: The log's directory.
+        snapshot: Where to start; by default at the oldest segment that is there.
+        registry: The record classes; by default the process-wide ones.
+        fs: The file system to read from.
+
+    Raises:
+        CorruptionError: The log is damaged.
+        WALNotFoundError: There is none.
+        SnapshotNotFoundError: The snapshot's marker is not in it.
+        RecordDecodeError: The registry is not the one that the log was written with.
+    """
+
+    def report() -> VerifyReport:
+        replay = Replay(fs, directory, None if snapshot is None else snapshot.index, registry)
+        for _ in replay:
+            pass
+        return VerifyReport(
+            path=directory,
+            segments=len(replay.names),
+            records=replay.records,
+            entries=replay.entries,
+            bytes=replay.bytes,
+            last_index=replay.last_index,
+            tail=replay.tail,
+        )
+
+    warn_if_slow()
+    directory = real_path(path)
+    return _beside_a_purge(report)
+
+
+def valid_snapshots(
+    path: str | os.PathLike[str],
+    *,
+    registry: RecordRegistry | None = None,
+    fs: FileSystem = OPERATING_SYSTEM,
+) -> list[Snapshot]:
+    """
+    List the snapshots at which the log can be opened, in the order in which they were saved.
+
+    Those are the markers in the segments that are there whose index is at most the last committed one, or all of
+    them if no state was ever saved. The first one of a log that was never purged is the empty one, index 0.
+
+    Args:
+        path: The log's directory.
+        registry: The record classes; by default the process-wide ones.
+        fs: The file system to read from.
+
+    Raises:
+        CorruptionError: The log is damaged.
+        WALNotFoundError: There is none.
+    """
+
+    def markers() -> list[Snapshot]:
+        replay = Replay(fs, directory, None, registry)
+        found = [record.value for record in replay if record.type is RecordType.SNAPSHOT]
+        committed = None if replay.state_data is None else replay.state.committed
+        return [
+            marker
+            for marker in found
+            if isinstance(marker, Snapshot) and (committed is None or marker.index <= committed)
+        ]
+
+    warn_if_slow()
+    directory = real_path(path)
+    return _beside_a_purge(markers)
+
+
+def _beside_a_purge(read: Callable[[], _T], attempts: int = 3) -> _T:
+    """Read again if a segment was purged between the listing and its turn; the next listing is without it."""
+    while True:
+        attempts -= 1
+        try:
+            return read()
+        except WALNotFoundError:
+            if not attempts:
+                raise

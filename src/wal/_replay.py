@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The one walk over records: what metadata, states, snapshots and overwriting entries mean.
+
+Reading, verifying and repairing all go through here, so they agree.
+
+* Every segment begins with the same metadata.
+* The last state counts. A cut repeats it at the head of the new segment.
+* An entry with index i takes the place of every earlier entry from i on (a Raft leader may overrule what was
+  not committed). It follows the entry or the snapshot marker before it without a gap.
+* A read that starts at a snapshot returns the entries behind it, and must meet its marker on the way. Entries
+  up to the snapshot still take the place of later ones, so they are walked all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from ._decoder import Decoder, Frame, Position
+from ._errors import (
+    CorruptionError,
+    IndexGapError,
+    MetadataConflictError,
+    RecordDecodeError,
+    SnapshotNotFoundError,
+    TornWriteError,
+)
+from ._files import FileSystem
+from ._frame import RecordType
+from ._records import DEFAULT_REGISTRY, HardState, LogEntry, Record, RecordRegistry, Snapshot
+from ._segments import segments_from
+
+__all__ = ["LogContents", "LogRecord", "Replay"]
+
+_CRC, _ENTRY, _METADATA = RecordType.CRC.value, RecordType.ENTRY.value, RecordType.METADATA.value
+_SNAPSHOT, _STATE = RecordType.SNAPSHOT.value, RecordType.STATE.value
+
+
+class LogRecord(NamedTuple):
+    """
+    One record of a log, where it stands.
+
+    Attributes:
+        type: METADATA, ENTRY, STATE or SNAPSHOT.
+        value: The metadata as bytes, or an object of the registered class.
+        path: The segment.
+        offset: Where the record's frame begins in it, in bytes.
+    """
+
+    type: RecordType
+    value: bytes | LogEntry | HardState | Snapshot
+    path: Path
+    offset: int
+
+
+class LogContents(NamedTuple):
+    """
+    What a log holds.
+
+    Attributes:
+        metadata: The bytes given to ``WAL.create``.
+        state: The last hard state; the registered class's ``empty()`` if none was saved.
+        entries: The entries behind the snapshot at which reading started, one after the other.
+        tail: The torn write at which the log ends, or ``None``.
+    """
+
+    metadata: bytes
+    state: HardState
+    entries: list[LogEntry]
+    tail: TornWriteError | None
+
+
+class Replay:
+    """
+    Walks the records of a log once; iterate over it or call ``contents()``.
+
+    Args:
+        fs: The file system.
+        path: The log's directory.
+        index: Start behind this entry, which is 0 or has a snapshot marker; ``None``: the oldest segment present.
+        registry: The record classes; ``None``: the process-wide registry.
+
+    After the walk, the attributes say what it met.
+    """
+
+    def __init__(self, fs: FileSystem, path: Path, index: int | None, registry: RecordRegistry | None) -> None:
+        registry = registry or DEFAULT_REGISTRY
+        self.names = segments_from(fs, path, index)
+        self.decoder = Decoder(fs, path, self.names)
+        self.start = index
+        self.metadata: bytes | None = None
+        self.state = registry.state.empty()
+        self.state_data: bytes | None = None
+        self.records = 0
+        self.entries = 0
+        # The first index in a segment's name is the one after the log's last index when it was cut.
+        self.last_entry = max(self.names[0].first_index - 1, 0)
+        self.last_marker = 0
+        self._path = path
+        self._entry, self._state, self._snapshot = registry.entry, registry.state, registry.snapshot
+        self._found = index is None
+
+    @property
+    def last_index(self) -> int:
+        """The greater of the last entry's index and the greatest marker's."""
+        return max(self.last_entry, self.last_marker)
+
+    @property
+    def tail(self) -> TornWriteError | None:
+        """The torn write at which the log ends."""
+        return self.decoder.tail
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes of the segments hold whole saves."""
+        return self.decoder.bytes
+
+    @property
+    def end(self) -> Position:
+        """The place in the last segment where the next save belongs."""
+        return self.decoder.position
+
+    def __iter__(self) -> Iterator[LogRecord]:
+        """
+        Yield every record but CRCs, in the order of writing.
+
+        Entries up to the start are left out, unless they take the place of entries that were yielded.
+        """
+        start = self.start or 0
+        for path, frames in self.decoder:
+            self.records += len(frames)
+            for frame in frames:
+                type, data, offset = frame
+                if type == _ENTRY:
+                    before = self.last_entry
+                    entry = _unmarshal(self._entry, data, path, offset)
+                    self._follow(entry.index, path, offset)
+                    if entry.index > start or before > start:
+                        yield LogRecord(RecordType.ENTRY, entry, path, offset)
+                elif type != _CRC:
+                    yield self._other(frame, path)
+        if not self._found:
+            raise SnapshotNotFoundError(
+                start, f"{self._path} has no marker of snapshot {start}; valid_snapshots() lists those it has"
+            )
+
+    def _follow(self, index: int, path: Path, offset: int) -> None:
+        if not 0 < index <= self.last_index + 1:
+            raise IndexGapError(
+                path, offset, f"entry {index} follows index {self.last_index}: what was between them is missing"
+            )
+        self.last_entry = index
+        self.entries += 1
+
+    def _other(self, frame: Frame, path: Path) -> LogRecord:
+        type, data, offset = frame
+        if type == _METADATA:
+            if self.metadata not in (None, data):
+                raise MetadataConflictError(
+                    path, offset, f"metadata {data[:40]!r} differs from {self.metadata!r:.46} in the segments before"
+                )
+            self.metadata = data
+            return LogRecord(RecordType.METADATA, data, path, offset)
+        if type == _STATE:
+            self.state, self.state_data = _unmarshal(self._state, data, path, offset), data
+            return LogRecord(RecordType.STATE, self.state, path, offset)
+        snapshot = _unmarshal(self._snapshot, data, path, offset)
+        self.last_marker = max(self.last_marker, snapshot.index)
+        self._found = self._found or snapshot.index == self.start
+        return LogRecord(RecordType.SNAPSHOT, snapshot, path, offset)
+
+    def contents(self) -> LogContents:
+        """
+        Walk the whole log and return what it holds.
+
+        Raises:
+            CorruptionError: with the entries before the damage as its ``entries``.
+        """
+        start = self.start or 0
+        entries: list[LogEntry] = []
+        try:
+            for type, value, path, offset in self:
+                if type is RecordType.ENTRY:
+                    assert isinstance(value, LogEntry)
+                    place = max(value.index - start - 1, 0)
+                    if place > len(entries):
+                        raise IndexGapError(
+                            path,
+                            offset,
+                            f"entry {value.index} follows a snapshot that covers entries the log does not have;"
+                            " read it from that snapshot (valid_snapshots() lists them)",
+                        )
+                    del entries[place:]
+                    if value.index > start:
+                        entries.append(value)
+        except CorruptionError as error:
+            error.entries = entries
+            raise
+        return LogContents(self.metadata or b"", self.state, entries, self.tail)
+
+
+_R = TypeVar("_R", bound=Record)
+
+
+def _unmarshal(cls: type[_R], data: bytes, path: Path, offset: int) -> _R:
+    try:
+        return cls.unmarshal(data)
+    except Exception as error:
+        raise RecordDecodeError(
+            path, offset, f"{cls.__qualname__}.unmarshal refused {len(data):,} intact bytes: {error}"
+        ) from error

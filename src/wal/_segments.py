@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The directory of a log: which segments it has.
+
+A log is the files with a segment's name; every other file in the directory belongs to somebody else and is left
+alone. Sequence numbers without a gap are a log, whatever the first one is: old segments may have been purged.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from itertools import pairwise
+from pathlib import Path
+
+from ._errors import SegmentGapError, SnapshotNotFoundError, WALNotFoundError
+from ._files import OPERATING_SYSTEM, FileSystem
+from ._names import SegmentName, select
+
+__all__ = ["exists", "list_segments", "segments_from"]
+
+_logger = logging.getLogger("wal")
+
+
+def list_segments(fs: FileSystem, path: Path) -> list[SegmentName]:
+    """Return the segments of a directory in their order; none if there is no such directory."""
+    try:
+        names = fs.listdir(path)
+    except FileNotFoundError:
+        return []
+    segments = []
+    for name in names:
+        segment = SegmentName.parse(name)
+        if segment is not None:
+            segments.append(segment)
+        elif name.lower().endswith(".wal"):
+            _logger.warning("%s: %s is not a segment's name; it is ignored", path, name)
+    return sorted(segments)
+
+
+def segments_from(fs: FileSystem, path: Path, index: int | None) -> list[SegmentName]:
+    """
+    Return the segments that hold everything after entry ``index``; ``None``: all that are there.
+
+    Raises:
+        WALNotFoundError: There is no log.
+        SnapshotNotFoundError: The log begins later.
+        SegmentGapError: A segment is missing among them.
+    """
+    names = list_segments(fs, path)
+    if not names:
+        raise WALNotFoundError(path, "there is no log in this directory")
+    if index is not None:
+        first = select(names, index)
+        if first is None:
+            what = "beginning" if index == 0 else f"part behind snapshot {index}"
+            raise SnapshotNotFoundError(
+                index,
+                f"{path}: the log's {what} has been purged; what is left begins at entry {names[0].first_index}."
+                " Open it at a snapshot from valid_snapshots()",
+            )
+        names = names[first:]
+    for before, after in pairwise(names):
+        if after.sequence != before.sequence + 1:
+            raise SegmentGapError(path, 0, f"segment {after} follows {before}: what was between them is missing")
+    return names
+
+
+def exists(path: str | os.PathLike[str], *, fs: FileSystem = OPERATING_SYSTEM) -> bool:
+    """
+    Tell whether a directory has a log.
+
+    Only files with a segment's name count. A directory that cannot be read is an ``OSError``, not a no.
+    """
+    return bool(list_segments(fs, Path(path)))

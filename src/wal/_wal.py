@@ -1,0 +1,642 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The writer.
+
+A save goes this way: the records are marshalled and checked (nothing is written if that fails), one write hands
+them to the system, one ``fdatasync`` makes them durable, and only then does the log know them. If anything
+fails from the first byte on, file and memory may disagree, and the system may have dropped what it could not
+write: the log stops for good, and never tries a sync again.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+from ._crc32c import warn_if_slow
+from ._encoder import Encoder, Payload
+from ._errors import (
+    CorruptionError,
+    EntryTooLargeError,
+    IndexOrderError,
+    NotReadError,
+    RecordTypeError,
+    TornWriteError,
+    WALClosedError,
+    WALExistsError,
+    WALFailedError,
+)
+from ._files import OPERATING_SYSTEM, FileSystem, real_path, sync_directory
+from ._frame import RecordType
+from ._hold import Hold
+from ._names import SegmentName
+from ._records import DEFAULT_REGISTRY, HardState, LogEntry, Record, RecordRegistry, Snapshot
+from ._repair import RepairReport, cut_tail
+from ._replay import LogContents, LogRecord, Replay
+from ._segments import list_segments, segments_from
+
+__all__ = ["MAX_RECORD_BYTES", "SEGMENT_SIZE", "WAL"]
+
+SEGMENT_SIZE = 64_000_000
+MIN_SEGMENT_SIZE = 4096
+MAX_RECORD_BYTES = 10_000_000
+_MAX_INDEX = 2**64 - 2  # the next segment's name must hold the index after it
+
+_CRC, _ENTRY, _METADATA = RecordType.CRC.value, RecordType.ENTRY.value, RecordType.METADATA.value
+_SNAPSHOT, _STATE = RecordType.SNAPSHOT.value, RecordType.STATE.value
+
+
+class WAL:
+    """
+    A write-ahead log, open for appending.
+
+    Make one with ``WAL.create``, ``WAL.open`` or ``wal.read_wal``. All methods may be called from any thread;
+    saves take effect one after the other. A process forked from the one that opened it cannot use it. It is a
+    context manager that closes itself, and warns with ``ResourceWarning`` if it is dropped without.
+
+    >>> with WAL.create("example") as log:
+    ...     log.save(CommitState(1), [Entry(1, b"one"), Entry(2, b"two")])
+    ...     log.last_index
+    2
+    """
+
+    def __init__(
+        self,
+        hold: Hold,
+        registry: RecordRegistry | None,
+        *,
+        start: int,
+        segment_size: int,
+        sync: bool,
+        save_marks: bool,
+        max_record_bytes: int,
+    ) -> None:
+        # Not for callers: create() and open() make sure that the hold has what this expects.
+        warn_if_slow()
+        self._lock = threading.Lock()
+        self._hold = hold
+        self._registry = (registry or DEFAULT_REGISTRY).copy()
+        self._start = start
+        self._segment_size = segment_size
+        self._sync = sync
+        self._save_marks = save_marks
+        self._max_record_bytes = max_record_bytes
+        self._process = os.getpid()
+        self._closed = False
+        self._failure: BaseException | None = None
+        self._encoder: Encoder | None = None
+        self._metadata = b""
+        self._state = self._registry.state.empty()
+        self._state_data: bytes | None = None
+        self._last_entry = self._last_marker = 0
+        self._repaired: RepairReport | None = None
+
+    # ------------------------------------------------------------------------------------------ make one
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        metadata: bytes = b"",
+        *,
+        registry: RecordRegistry | None = None,
+        segment_size: int = SEGMENT_SIZE,
+        sync: bool = True,
+        save_marks: bool = True,
+        max_record_bytes: int = MAX_RECORD_BYTES,
+        fs: FileSystem = OPERATING_SYSTEM,
+    ) -> Self:
+        """
+        Make a new log, ready for appending.
+
+        When this returns, the empty log is durable. If it raises, or the machine stops in the middle, there is no
+        log, and nothing that was there before has been changed.
+
+        Args:
+            path: A directory, made if needed (with its parents), without a log in it. Other files may be there.
+            metadata: Bytes that every reader is given, such as the name of the node. They cannot be changed later.
+            registry: The record classes; by default the process-wide ones.
+            segment_size: A segment that has reached so many bytes is cut at the next save. At least 4096. The
+                space is reserved at once.
+            sync: ``False`` leaves out the sync of each save: it then survives a kill of the process, but not of
+                the machine, until ``sync()``, a cut or ``close()``.
+            save_marks: ``False`` writes frames as the Go original does, so that a save of several records is not
+                all or nothing, and a torn write cannot always be told from damage. Go reads both.
+            max_record_bytes: The longest record that a save takes. Readers have no limit, but those in Go stop
+                at 10 MiB.
+            fs: The file system to work on.
+
+        Raises:
+            WALExistsError: The directory has a log.
+            WALLockedError: Another writer is making one there.
+            OSError: The system refused.
+        """
+        _check_options(segment_size, max_record_bytes)
+        metadata = _bytes(metadata, "metadata")
+        if len(metadata) > max_record_bytes:
+            raise EntryTooLargeError(len(metadata), max_record_bytes)
+        directory = real_path(path)
+        empty = (registry or DEFAULT_REGISTRY).snapshot.empty()
+        if empty.index != 0:
+            raise RecordTypeError(f"{type(empty).__qualname__}.empty() has the index {empty.index}, not 0")
+        with _directory_made(fs, directory):
+            hold = Hold(fs, directory)
+            try:
+                if list_segments(fs, directory):
+                    raise WALExistsError(directory, "the directory already has a log; open it with WAL.open")
+                hold.remove_temporaries()
+                sync_directory(fs, directory.parent)
+                self = cls(
+                    hold,
+                    registry,
+                    start=0,
+                    segment_size=segment_size,
+                    sync=sync,
+                    save_marks=save_marks,
+                    max_record_bytes=max_record_bytes,
+                )
+                self._encoder = hold.begin_segment(
+                    SegmentName(0, 0),
+                    [(_CRC, b""), (_METADATA, metadata), (_SNAPSHOT, _bytes(empty.marshal(), "a snapshot"))],
+                    crc=0,
+                    segment_size=segment_size,
+                    save_marks=save_marks,
+                )
+                self._metadata = metadata
+            except BaseException:
+                hold.close()
+                raise
+        return self
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        snapshot: Snapshot | None = None,
+        *,
+        registry: RecordRegistry | None = None,
+        segment_size: int = SEGMENT_SIZE,
+        sync: bool = True,
+        save_marks: bool = True,
+        max_record_bytes: int = MAX_RECORD_BYTES,
+        fs: FileSystem = OPERATING_SYSTEM,
+    ) -> Self:
+        """
+        Lock an existing log for appending. It must be read first: ``read_all()``, or ``replay()`` to its end.
+
+        When this returns, no other writer can open the log, and all that it holds has been synced: what a killed
+        process had written, but not synced, will not vanish after it has been read. ``wal.read_wal`` opens,
+        reads and repairs in one call.
+
+        Args:
+            path: The log's directory.
+            snapshot: Where to start: entries behind its index are read. By default at the very beginning.
+            registry: The record classes; by default the process-wide ones.
+            segment_size: As for ``create``; segments that exist keep their size.
+            sync: As for ``create``.
+            save_marks: As for ``create``; a log may have saves of both kinds.
+            max_record_bytes: As for ``create``.
+            fs: The file system to work on.
+
+        Raises:
+            WALNotFoundError: There is no log.
+            WALLockedError: Another writer has it open. Nothing was waited for or changed.
+            SnapshotNotFoundError: The log begins behind the snapshot.
+            SegmentGapError: A segment is missing.
+        """
+        _check_options(segment_size, max_record_bytes)
+        directory = real_path(path)
+        start = 0 if snapshot is None else snapshot.index
+        hold = Hold(fs, directory)
+        try:
+            hold.open_segments(segments_from(fs, directory, start))
+            hold.remove_temporaries()
+            for _, file in hold.segments:
+                fs.fdatasync(file.fd)
+            hold.sync_directory()
+            return cls(
+                hold,
+                registry,
+                start=start,
+                segment_size=segment_size,
+                sync=sync,
+                save_marks=save_marks,
+                max_record_bytes=max_record_bytes,
+            )
+        except BaseException:
+            hold.close()
+            raise
+
+    # ---------------------------------------------------------------------------------------------- read
+
+    def replay(self) -> Iterator[LogRecord]:
+        """
+        Yield the log's records in the order of writing, in memory bounded by the largest save.
+
+        An opened log is ready for appending when the iteration has come to its end. Entries come as they were
+        written: one with index i takes the place of every earlier one from i on.
+
+        Raises:
+            TornWriteError: At the end, if the log ends in a torn write. ``wal.read_wal`` repairs that.
+            CorruptionError: At the damage.
+            SnapshotNotFoundError: At the end, if the snapshot's marker was not met.
+        """
+        replay = self._begin_replay()
+        yield from replay
+        self._end_replay(replay)
+
+    def read_all(self) -> LogContents:
+        """
+        Read the whole log. When this returns, an opened log is ready for appending.
+
+        Returns:
+            The metadata, the last state, and the entries behind the snapshot; ``tail`` is always ``None``.
+
+        Raises:
+            TornWriteError: The log ends in a torn write. ``wal.read_wal`` repairs that.
+            CorruptionError: The log is damaged; ``error.entries`` are those before the damage.
+            SnapshotNotFoundError: The snapshot's marker is not in the log.
+        """
+        replay = self._begin_replay()
+        contents = replay.contents()
+        try:
+            self._end_replay(replay)
+        except CorruptionError as error:
+            error.entries = contents.entries
+            raise
+        return contents
+
+    def _begin_replay(self) -> Replay:
+        with self._lock:
+            self._check_open_locked()
+        return Replay(self._hold.fs, self.path, self._start, self._registry)
+
+    def _end_replay(self, replay: Replay) -> None:
+        if replay.tail is not None:
+            raise replay.tail
+        with self._lock:
+            self._check_open_locked()
+            if self._encoder is not None:
+                return
+            _, file = self._hold.tail
+            assert replay.end.crc is not None, "every segment begins with a CRC record"
+            self._metadata = replay.metadata or b""
+            self._state, self._state_data = replay.state, replay.state_data
+            self._last_entry, self._last_marker = replay.last_entry, replay.last_marker
+            self._encoder = Encoder(file, offset=replay.end.offset, crc=replay.end.crc, save_marks=self._save_marks)
+
+    def _repair(self, torn: TornWriteError) -> None:
+        """Cut the torn write that reading met, under the lock that is held anyway."""
+        with self._lock:
+            self._check_open_locked()
+            _, file = self._hold.tail
+            self._repaired = cut_tail(file, torn.offset, torn.reason)
+
+    # --------------------------------------------------------------------------------------------- write
+
+    def save(self, state: HardState | None, entries: Iterable[LogEntry] | None) -> None:
+        """
+        Append entries and the hard state, in this order, as one save.
+
+        When this returns, the save is durable (with ``sync=False``: handed to the system). After a crash before
+        that, it is there as a whole or not at all. A state equal to the last one is not written again.
+
+        Args:
+            state: The new hard state; ``None`` leaves it.
+            entries: Entries with consecutive indexes, the first between 1 and ``last_index + 1``. A lower index
+                takes the place of every entry from it on. ``None`` or none at all appends nothing.
+
+        Raises:
+            IndexOrderError: The indexes are not as above.
+            EntryTooLargeError: A record is longer than ``max_record_bytes``.
+            RecordTypeError: Something is not of the registered class.
+            NotReadError: The log was opened and not read yet.
+            WALClosedError: The log is closed.
+            WALFailedError: The save failed, now or an earlier one; the log has stopped.
+
+            Nothing has been written in each case but the last.
+        """
+        records, indexes = self._entry_payloads(entries or ())
+        state_data = None
+        if state is not None:
+            state_data = self._payload(state, self._registry.state)
+            # The log's own object: the caller may go on using, and changing, the one that was given.
+            state = self._registry.state.unmarshal(state_data)
+        with self._usable() as encoder:
+            if indexes and not 0 < indexes[0] <= self._last_index + 1:
+                raise IndexOrderError(
+                    indexes[0],
+                    self._last_index + 1,
+                    f"entry {indexes[0]} must have an index from 1 to {self._last_index + 1}",
+                )
+            if state_data == self._current_state_data:
+                state_data = None
+            if state_data is not None:
+                records.append((_STATE, state_data))
+            if not records:
+                return
+            with self._stops_on_failure():
+                self._append_locked(encoder, records)
+                if indexes:
+                    self._last_entry = indexes[-1]
+                if state is not None and state_data is not None:
+                    self._state, self._state_data = state, state_data
+
+    def save_entry(self, entries: Iterable[LogEntry]) -> None:
+        """Append entries: ``save(None, entries)``."""
+        self.save(None, entries)
+
+    def save_state(self, state: HardState) -> None:
+        """Append the hard state: ``save(state, None)``."""
+        self.save(state, None)
+
+    def save_snap(self, snapshot: Snapshot) -> None:
+        """
+        Append the marker of a snapshot, so that the log can be opened at it.
+
+        When this returns, the marker is durable (with ``sync=False``: handed to the system). The snapshot itself
+        must be durable before. Its index may lie beyond the last entry (a snapshot received from another node);
+        entries then go on behind it.
+
+        Raises:
+            As ``save``.
+        """
+        data = self._payload(snapshot, self._registry.snapshot)
+        index = _index(snapshot)
+        if not 0 <= index <= _MAX_INDEX:
+            raise IndexOrderError(index, _MAX_INDEX, f"snapshot {index} must have an index from 0 to {_MAX_INDEX}")
+        with self._usable() as encoder, self._stops_on_failure():
+            self._append_locked(encoder, [(_SNAPSHOT, data)])
+            self._last_marker = max(self._last_marker, index)
+
+    def sync(self) -> None:
+        """
+        Make every save so far durable; of use with ``sync=False``. When this returns, they survive a power cut.
+
+        Raises:
+            NotReadError, WALClosedError, WALFailedError: As ``save``.
+        """
+        with self._usable() as encoder, self._stops_on_failure():
+            encoder.sync()
+
+    def release(self, snapshot: Snapshot) -> None:
+        """
+        Give up the locks of segments that reading from ``snapshot`` on does not need, so that they can be purged.
+
+        Files are not removed. Unknown snapshots are no error.
+
+        Raises:
+            WALClosedError: The log is closed.
+        """
+        with self._lock:
+            self._check_open_locked()
+            self._hold.release(snapshot.index)
+
+    def close(self) -> None:
+        """
+        Sync what is not synced, unlock and close everything. A second call does nothing.
+
+        When this returns, all saves are durable, unless the log had failed before. If this raises, everything
+        has been released all the same.
+
+        Raises:
+            WALFailedError: The last sync failed.
+            OSError: The system failed to close a file.
+        """
+        if os.getpid() != self._process:
+            # A forked child: the parent's log goes on, and must not be synced, unlocked or warned about from here.
+            self._closed = True
+            self._hold.abandon()
+            return
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                if self._encoder is not None and not self._encoder.synced and self._failure is None:
+                    with self._stops_on_failure():
+                        self._encoder.sync()
+            except BaseException:
+                with suppress(OSError):
+                    self._hold.close()
+                raise
+            self._hold.close()
+
+    def _append_locked(self, encoder: Encoder, records: list[Payload]) -> None:
+        if encoder.offset >= self._segment_size:
+            encoder = self._cut_locked(encoder)
+        encoder.write(records)
+        if self._sync:
+            encoder.sync()
+
+    def _cut_locked(self, encoder: Encoder) -> Encoder:
+        """End the segment and begin the next one."""
+        name, file = self._hold.tail
+        # Everything in a segment is on disk, and its length is final, before there is a next one.
+        self._hold.fs.truncate(file.fd, encoder.offset)
+        self._hold.fs.fsync(file.fd)
+        head = [(_CRC, b""), (_METADATA, self._metadata)]
+        if self._state_data is not None:
+            head.append((_STATE, self._state_data))
+        self._encoder = self._hold.begin_segment(
+            SegmentName(name.sequence + 1, self._last_index + 1),
+            head,
+            crc=encoder.crc,
+            segment_size=self._segment_size,
+            save_marks=self._save_marks,
+        )
+        return self._encoder
+
+    # --------------------------------------------------------------------------------------- check input
+
+    def _entry_payloads(self, entries: Iterable[LogEntry]) -> tuple[list[Payload], range]:
+        records: list[Payload] = []
+        first = 0
+        for entry in entries:
+            data = self._payload(entry, self._registry.entry)
+            index = _index(entry)
+            if not records:
+                first = index
+            elif index != first + len(records):
+                expected = first + len(records)
+                raise IndexOrderError(
+                    index, expected, f"entry {index} follows entry {expected - 1}; indexes of a save are consecutive"
+                )
+            records.append((_ENTRY, data))
+        return records, range(first, first + len(records))
+
+    def _payload(self, record: Record, cls: type[Record]) -> bytes:
+        if not isinstance(record, cls):
+            raise RecordTypeError(
+                f"{record!r:.80} is a {type(record).__qualname__}; this log's registry has {cls.__qualname__}"
+            )
+        data = _bytes(record.marshal(), f"{cls.__qualname__}.marshal()")
+        if len(data) > self._max_record_bytes:
+            raise EntryTooLargeError(len(data), self._max_record_bytes)
+        return data
+
+    # -------------------------------------------------------------------------------------- check the log
+
+    @contextmanager
+    def _usable(self) -> Iterator[Encoder]:
+        """Hold the mutex over a block that appends; raise if the log cannot."""
+        self._check_process()
+        with self._lock:
+            self._check_open_locked()
+            if self._failure is not None:
+                raise WALFailedError(
+                    self.path, f"the log has stopped after a failure ({self._failure!r}); close and reopen it"
+                ) from self._failure
+            if self._encoder is None:
+                raise NotReadError("the log was opened but not read; call read_all() before the first save")
+            yield self._encoder
+
+    @contextmanager
+    def _stops_on_failure(self) -> Iterator[None]:
+        """Stop the log for good if the block does not come to its end, for whatever reason."""
+        try:
+            yield
+        except BaseException as error:
+            self._failure = error
+            if isinstance(error, OSError):
+                raise WALFailedError(
+                    self.path, f"a write failed and the log has stopped ({error}); close and reopen it"
+                ) from error
+            raise
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise WALClosedError(f"{self.path} was opened by process {self._process}; a forked child cannot use it")
+
+    def _check_open_locked(self) -> None:
+        self._check_process()
+        if self._closed:
+            raise WALClosedError(f"{self.path} is closed")
+
+    def _check_read(self) -> None:
+        if self._encoder is None:
+            raise NotReadError("this is known when the log has been read; call read_all() first")
+
+    # ---------------------------------------------------------------------------------------- properties
+
+    @property
+    def path(self) -> Path:
+        """The log's directory, absolute."""
+        return self._hold.path
+
+    @property
+    def metadata(self) -> bytes:
+        """The bytes given to ``create``. ``NotReadError`` before the log has been read."""
+        self._check_read()
+        return self._metadata
+
+    @property
+    def state(self) -> HardState:
+        """The last hard state saved, or the registered class's ``empty()``. ``NotReadError`` before reading."""
+        self._check_read()
+        return self._state
+
+    @property
+    def first_index(self) -> int:
+        """The index of the first entry in the segments that the log holds; 1 for all of a new log."""
+        with self._lock:
+            return max(1, min((name.first_index for name, _ in self._hold.segments), default=1))
+
+    @property
+    def last_index(self) -> int:
+        """The greater of the last entry's index and the greatest snapshot marker's; 0 if there is none of both."""
+        self._check_read()
+        return self._last_index
+
+    @property
+    def repaired(self) -> RepairReport | None:
+        """What ``wal.read_wal`` cut off the log before it was read, or ``None``."""
+        return self._repaired
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` has been called."""
+        return self._closed
+
+    @property
+    def _last_index(self) -> int:
+        return max(self._last_entry, self._last_marker)
+
+    @property
+    def _current_state_data(self) -> bytes:
+        return self._registry.state.empty().marshal() if self._state_data is None else self._state_data
+
+    def __repr__(self) -> str:
+        status = "closed" if self._closed else "failed" if self._failure else "open" if self._encoder else "not read"
+        return f"<WAL {str(self.path)!r} {status}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True) or os.getpid() != self._process:
+            return
+        warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, stacklevel=2, source=self)
+        with suppress(Exception):
+            self._hold.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an open log cannot be pickled or copied; pass its path")
+
+
+def _check_options(segment_size: int, max_record_bytes: int) -> None:
+    if segment_size < MIN_SEGMENT_SIZE:
+        raise ValueError(f"segment_size must be at least {MIN_SEGMENT_SIZE} bytes, not {segment_size}")
+    if max_record_bytes < 1:
+        raise ValueError(f"max_record_bytes must be at least 1, not {max_record_bytes}")
+
+
+def _bytes(data: object, what: str) -> bytes:
+    if isinstance(data, bytes):
+        return data
+    if isinstance(data, (bytearray, memoryview)):
+        return bytes(data)
+    raise RecordTypeError(f"{what} must be bytes, not {type(data).__qualname__}")
+
+
+def _index(record: LogEntry | Snapshot) -> int:
+    index = record.index
+    if type(index) is not int:
+        raise RecordTypeError(f"the index of {record!r:.80} must be an int, not {type(index).__qualname__}")
+    return index
+
+
+@contextmanager
+def _directory_made(fs: FileSystem, path: Path) -> Iterator[None]:
+    """Make a directory and its missing parents, durably; remove what was made if the block fails."""
+    missing = []
+    while not fs.is_directory(path):
+        missing.append(path)
+        path = path.parent
+    made: list[Path] = []
+    try:
+        for directory in reversed(missing):
+            try:
+                fs.mkdir(directory)
+                made.append(directory)
+            except FileExistsError:
+                if not fs.is_directory(directory):
+                    raise NotADirectoryError(f"{directory} is not a directory") from None
+            sync_directory(fs, directory.parent)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for directory in reversed(made):
+                fs.rmdir(directory)
+        raise

@@ -1,0 +1,27 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import wal
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A directory that does not exist yet, for a log."""
+    return tmp_path / "wal"
+
+
+@pytest.fixture(autouse=True)
+def _default_registry_stays() -> Iterator[None]:
+    """The process-wide registry is what it was, whatever a test registers."""
+    registry = wal._records.DEFAULT_REGISTRY  # type: ignore[attr-defined]
+    before = registry.copy()
+    yield
+    registry._classes.update(before._classes)
