@@ -7,6 +7,7 @@ for ever, or take only a part of a write.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Fault:
     persistent: bool = False
 
 
-class FaultyFileSystem:
+class FaultyFileSystem(OperatingSystem):
     """
     A ``FileSystem`` that does what it is told to.
 
@@ -38,7 +39,6 @@ class FaultyFileSystem:
     """
 
     def __init__(self, *faults: Fault) -> None:
-        self._real = OperatingSystem()
         self.trace: list[str] = []
         self.faults = list(faults)
         self.short_writes: int | None = None
@@ -69,6 +69,15 @@ class FaultyFileSystem:
             self.open_descriptors.discard(args[0])
         return result
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        call = getattr(self._real, name)
-        return lambda *args: self._run(name, call, *args)
+
+def _traced(name: str) -> Callable[..., Any]:
+    real = getattr(OperatingSystem, name)
+
+    def call(self: FaultyFileSystem, *args: Any) -> Any:
+        return self._run(name, functools.partial(real, self), *args)
+
+    return call
+
+
+for _name in CALLS:
+    setattr(FaultyFileSystem, _name, _traced(_name))

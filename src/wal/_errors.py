@@ -172,7 +172,7 @@ class CorruptionError(WALError):
         path: The segment, or the directory if it is the set of segments that is wrong.
         offset: The byte in the segment at which the damage begins.
         reason: What is wrong there, in words.
-        entries: What ``read_all()`` had read before the damage; empty where reading streams.
+        entries: What ``read_all()`` had read before the damage; empty where reading streams, and after pickling.
     """
 
     def __init__(self, path: Path, offset: int, reason: str) -> None:
@@ -183,6 +183,10 @@ class CorruptionError(WALError):
 
     def __str__(self) -> str:
         return f"{self.path} at byte {self.offset:,}: {self.reason}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The entries may be many, and of classes that do not pickle; an error always must.
+        return _rebuild, (type(self), {**self.__dict__, "entries": ()})
 
 
 class TornWriteError(CorruptionError):

@@ -14,6 +14,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -257,3 +259,28 @@ def sync_directory(fs: FileSystem, path: Path) -> None:
     """Make the names in a directory durable."""
     with open_directory(fs, path) as directory:
         fs.fsync(directory.fd)
+
+
+@contextmanager
+def directory_made(fs: FileSystem, path: Path) -> Iterator[None]:
+    """Make a directory and its missing parents, durably; remove what was made if the block fails."""
+    missing = []
+    while not fs.is_directory(path):
+        missing.append(path)
+        path = path.parent
+    made: list[Path] = []
+    try:
+        for directory in reversed(missing):
+            try:
+                fs.mkdir(directory)
+                made.append(directory)
+            except FileExistsError:
+                if not fs.is_directory(directory):
+                    raise NotADirectoryError(f"{directory} is not a directory") from None
+            sync_directory(fs, directory.parent)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for directory in reversed(made):
+                fs.rmdir(directory)
+        raise

@@ -95,7 +95,13 @@ def parse_record(data: bytes, start: int, stop: int) -> tuple[int, int, int] | N
     at, crc, has_crc = start + 2, 0, False
     try:
         if at < stop and data[at] == _TAG_CRC:
-            crc, at = read_varint(data, at + 1, stop)
+            # Fifteen of sixteen CRCs take five bytes; read_varint does those too, in three times the time.
+            five = int.from_bytes(data[at + 1 : at + 6], "little")
+            if at + 6 <= stop and five & 0xF080808080 == 0x0080808080 and five >> 32:
+                crc = five & 0x7F | five >> 1 & 0x3F80 | five >> 2 & 0x1FC000 | five >> 3 & 0xFE00000
+                crc, at = crc | five >> 4 & 0xF0000000, at + 6
+            else:
+                crc, at = read_varint(data, at + 1, stop)
             has_crc = True
         if at == stop:
             return (type, crc, at) if crc < 2**32 else None

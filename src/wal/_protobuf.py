@@ -9,7 +9,9 @@ Wire format: https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
-__all__ = ["Fields", "bytes_field", "read_varint", "uint_field", "varint"]
+from typing import Any
+
+__all__ = ["BYTES", "UINT", "bytes_field", "decode_message", "read_varint", "uint_field", "varint"]
 
 _VARINT, _BYTES = 0, 2  # wire types
 _MAX_UINT = 2**64 - 1
@@ -29,6 +31,8 @@ def varint(value: int) -> bytes:
 
 def read_varint(data: bytes, at: int, stop: int) -> tuple[int, int]:
     """Decode the varint at ``at``, which must end before ``stop``; return it and where it ends."""
+    if at < stop and data[at] < 0x80:
+        return data[at], at + 1
     value = shift = 0
     while at < stop:
         byte = data[at]
@@ -58,48 +62,35 @@ def bytes_field(number: int, value: bytes) -> bytes:
     return varint(number << 3 | _BYTES) + varint(len(value)) + value if value else b""
 
 
-class Fields:
+UINT, BYTES = _VARINT, _BYTES
+"""The kinds of field that ``decode_message`` knows."""
+
+
+def decode_message(data: bytes, kinds: tuple[int, ...]) -> list[Any]:
     """
-    The fields of one flat message: take each by number, then ``finish()``.
+    Decode a flat message whose fields 1, 2, ... are of the given kinds: ``UINT`` or ``BYTES``.
 
-    Every method raises ``ValueError`` if the message is not what the caller expects.
+    Returns:
+        The values in the order of their numbers, 0 or ``b""`` for a field that is absent.
+
+    Raises:
+        ValueError: The message is anything else.
     """
-
-    def __init__(self, data: bytes) -> None:
-        self._values: dict[int, int | bytes] = {}
-        at, stop, last = 0, len(data), 0
-        while at < stop:
-            tag, at = read_varint(data, at, stop)
-            number, value = tag >> 3, 0
-            value, at = read_varint(data, at, stop)
-            if number <= last:
-                raise ValueError(f"field {number} after field {last}")
-            last = number
-            if tag & 7 == _VARINT:
-                self._values[number] = value
-            elif tag & 7 == _BYTES:
-                if value > stop - at:
-                    raise ValueError(f"field {number} is longer than the message")
-                self._values[number] = data[at : at + value]
-                at += value
-            else:
-                raise ValueError(f"field {number} has wire type {tag & 7}")
-
-    def uint(self, number: int) -> int:
-        """Take an integer field; 0 if it is absent."""
-        value = self._values.pop(number, 0)
-        if isinstance(value, bytes):
-            raise ValueError(f"field {number} is not an integer")
-        return value
-
-    def bytes(self, number: int) -> bytes:
-        """Take a field of bytes; empty if it is absent."""
-        value = self._values.pop(number, b"")
-        if isinstance(value, int):
-            raise ValueError(f"field {number} is not bytes")
-        return value
-
-    def finish(self) -> None:
-        """Refuse what was not taken."""
-        if self._values:
-            raise ValueError(f"unknown fields {sorted(self._values)}")
+    values: list[Any] = [b"" if kind else 0 for kind in kinds]
+    at = last = 0
+    stop = len(data)
+    while at < stop:
+        tag = data[at]
+        number, kind = tag >> 3, tag & 7
+        if not last < number <= len(kinds) or kind != kinds[number - 1]:
+            raise ValueError(f"byte {at} of the message cannot be the tag {tag:#x} after field {last}")
+        value, at = read_varint(data, at + 1, stop)
+        if kind == _BYTES:
+            begin, at = at, at + value
+            if at > stop:
+                raise ValueError(f"field {number} is longer than the message")
+            values[number - 1] = data[begin:at]
+        else:
+            values[number - 1] = value
+        last = number
+    return values

@@ -33,7 +33,8 @@ class WALReader:
 
     Iterate over it, as often as you like, to get a ``LogRecord`` for each record of each whole save, in memory
     bounded by the largest save. Entries come as they were written: one with index i takes the place of every
-    earlier one from i on. Afterwards ``tail`` tells whether the log ended in a torn write.
+    earlier one from i on. Afterwards ``tail`` tells whether the log ended in a torn write; beside a live writer
+    that may be a save in the making.
 
     A reader keeps no file open between iterations and may be shared by threads that do not iterate at once.
 

@@ -16,7 +16,7 @@ from typing import Self, TypeVar, overload
 
 from ._errors import RecordTypeError
 from ._frame import RecordType
-from ._protobuf import Fields, bytes_field, uint_field
+from ._protobuf import BYTES, UINT, bytes_field, decode_message, uint_field
 
 __all__ = [
     "CommitState",
@@ -126,10 +126,8 @@ class Entry(LogEntry):
     @classmethod
     def unmarshal(cls, data: bytes) -> Self:
         """Make the entry from ``marshal``'s bytes; ``ValueError`` if they are anything else."""
-        fields = Fields(data)
-        entry = cls(fields.uint(1), fields.bytes(3), fields.uint(2))
-        fields.finish()
-        return entry
+        index, type, payload = decode_message(data, (UINT, UINT, BYTES))
+        return cls(index, payload, type)
 
     def size(self) -> int:
         """Return the length of the marshalled form, in bytes."""
@@ -154,10 +152,7 @@ class CommitState(HardState):
     @classmethod
     def unmarshal(cls, data: bytes) -> Self:
         """Make the state from ``marshal``'s bytes; ``ValueError`` if they are anything else."""
-        fields = Fields(data)
-        state = cls(fields.uint(1))
-        fields.finish()
-        return state
+        return cls(*decode_message(data, (UINT,)))
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -178,10 +173,7 @@ class SnapshotMarker(Snapshot):
     @classmethod
     def unmarshal(cls, data: bytes) -> Self:
         """Make the marker from ``marshal``'s bytes; ``ValueError`` if they are anything else."""
-        fields = Fields(data)
-        marker = cls(fields.uint(1))
-        fields.finish()
-        return marker
+        return cls(*decode_message(data, (UINT,)))
 
 
 _R = TypeVar("_R", bound=Record)

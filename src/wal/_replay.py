@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ._decoder import Decoder, Frame, Position
 from ._errors import (
@@ -147,7 +147,7 @@ class Replay:
             )
 
     def _follow(self, index: int, path: Path, offset: int) -> None:
-        if not 0 < index <= self.last_index + 1:
+        if not 0 < index <= self.last_entry + 1 and not 0 < index <= self.last_marker + 1:
             raise IndexGapError(
                 path, offset, f"entry {index} follows index {self.last_index}: what was between them is missing"
             )
@@ -181,20 +181,20 @@ class Replay:
         start = self.start or 0
         entries: list[LogEntry] = []
         try:
-            for type, value, path, offset in self:
+            entry: Any  # a LogEntry, where the type says so
+            for type, entry, path, offset in self:
                 if type is RecordType.ENTRY:
-                    assert isinstance(value, LogEntry)
-                    place = max(value.index - start - 1, 0)
+                    place = max(entry.index - start - 1, 0)
                     if place > len(entries):
                         raise IndexGapError(
                             path,
                             offset,
-                            f"entry {value.index} follows a snapshot that covers entries the log does not have;"
+                            f"entry {entry.index} follows a snapshot that covers entries the log does not have;"
                             " read it from that snapshot (valid_snapshots() lists them)",
                         )
                     del entries[place:]
-                    if value.index > start:
-                        entries.append(value)
+                    if entry.index > start:
+                        entries.append(entry)
         except CorruptionError as error:
             error.entries = entries
             raise

@@ -23,20 +23,19 @@ from ._crc32c import warn_if_slow
 from ._encoder import Encoder, Payload
 from ._errors import (
     CorruptionError,
-    EntryTooLargeError,
     IndexOrderError,
     NotReadError,
-    RecordTypeError,
     TornWriteError,
     WALClosedError,
     WALExistsError,
     WALFailedError,
 )
-from ._files import OPERATING_SYSTEM, FileSystem, real_path, sync_directory
+from ._files import OPERATING_SYSTEM, FileSystem, directory_made, real_path, sync_directory
 from ._frame import RecordType
 from ._hold import Hold
+from ._marshal import Marshaller
 from ._names import SegmentName
-from ._records import DEFAULT_REGISTRY, HardState, LogEntry, Record, RecordRegistry, Snapshot
+from ._records import HardState, LogEntry, RecordRegistry, Snapshot
 from ._repair import RepairReport, cut_tail
 from ._replay import LogContents, LogRecord, Replay
 from ._segments import list_segments, segments_from
@@ -46,10 +45,8 @@ __all__ = ["MAX_RECORD_BYTES", "SEGMENT_SIZE", "WAL"]
 SEGMENT_SIZE = 64_000_000
 MIN_SEGMENT_SIZE = 4096
 MAX_RECORD_BYTES = 10_000_000
-_MAX_INDEX = 2**64 - 2  # the next segment's name must hold the index after it
 
-_CRC, _ENTRY, _METADATA = RecordType.CRC.value, RecordType.ENTRY.value, RecordType.METADATA.value
-_SNAPSHOT, _STATE = RecordType.SNAPSHOT.value, RecordType.STATE.value
+_CRC, _METADATA, _STATE = RecordType.CRC.value, RecordType.METADATA.value, RecordType.STATE.value
 
 
 class WAL:
@@ -69,29 +66,31 @@ class WAL:
     def __init__(
         self,
         hold: Hold,
-        registry: RecordRegistry | None,
+        marshaller: Marshaller,
         *,
         start: int,
         segment_size: int,
         sync: bool,
         save_marks: bool,
-        max_record_bytes: int,
+        encoder: Encoder | None = None,
+        metadata: bytes = b"",
     ) -> None:
-        # Not for callers: create() and open() make sure that the hold has what this expects.
+        # Not for callers: create() and open() make sure that the hold has what this expects. Without an encoder
+        # the log must be read first.
         warn_if_slow()
         self._lock = threading.Lock()
         self._hold = hold
-        self._registry = (registry or DEFAULT_REGISTRY).copy()
+        self._marshaller = marshaller
+        self._registry = marshaller.registry
         self._start = start
         self._segment_size = segment_size
         self._sync = sync
         self._save_marks = save_marks
-        self._max_record_bytes = max_record_bytes
         self._process = os.getpid()
         self._closed = False
         self._failure: BaseException | None = None
-        self._encoder: Encoder | None = None
-        self._metadata = b""
+        self._encoder = encoder
+        self._metadata = metadata
         self._state = self._registry.state.empty()
         self._state_data: bytes | None = None
         self._last_entry = self._last_marker = 0
@@ -137,42 +136,38 @@ class WAL:
             WALLockedError: Another writer is making one there.
             OSError: The system refused.
         """
-        _check_options(segment_size, max_record_bytes)
-        metadata = _bytes(metadata, "metadata")
-        if len(metadata) > max_record_bytes:
-            raise EntryTooLargeError(len(metadata), max_record_bytes)
+        _check_options(segment_size)
+        marshaller = Marshaller(registry, max_record_bytes)
+        metadata = marshaller.metadata(metadata)
+        head = [(_CRC, b""), (_METADATA, metadata), marshaller.empty_snapshot()]
         directory = real_path(path)
-        empty = (registry or DEFAULT_REGISTRY).snapshot.empty()
-        if empty.index != 0:
-            raise RecordTypeError(f"{type(empty).__qualname__}.empty() has the index {empty.index}, not 0")
-        with _directory_made(fs, directory):
+        with directory_made(fs, directory):
             hold = Hold(fs, directory)
             try:
                 if list_segments(fs, directory):
                     raise WALExistsError(directory, "the directory already has a log; open it with WAL.open")
                 hold.remove_temporaries()
                 sync_directory(fs, directory.parent)
-                self = cls(
-                    hold,
-                    registry,
-                    start=0,
-                    segment_size=segment_size,
-                    sync=sync,
-                    save_marks=save_marks,
-                    max_record_bytes=max_record_bytes,
-                )
-                self._encoder = hold.begin_segment(
+                encoder = hold.begin_segment(
                     SegmentName(0, 0),
-                    [(_CRC, b""), (_METADATA, metadata), (_SNAPSHOT, _bytes(empty.marshal(), "a snapshot"))],
+                    head,
                     crc=0,
                     segment_size=segment_size,
                     save_marks=save_marks,
                 )
-                self._metadata = metadata
+                return cls(
+                    hold,
+                    marshaller,
+                    start=0,
+                    segment_size=segment_size,
+                    sync=sync,
+                    save_marks=save_marks,
+                    encoder=encoder,
+                    metadata=metadata,
+                )
             except BaseException:
                 hold.close()
                 raise
-        return self
 
     @classmethod
     def open(
@@ -210,7 +205,8 @@ class WAL:
             SnapshotNotFoundError: The log begins behind the snapshot.
             SegmentGapError: A segment is missing.
         """
-        _check_options(segment_size, max_record_bytes)
+        _check_options(segment_size)
+        marshaller = Marshaller(registry, max_record_bytes)
         directory = real_path(path)
         start = 0 if snapshot is None else snapshot.index
         hold = Hold(fs, directory)
@@ -222,12 +218,11 @@ class WAL:
             hold.sync_directory()
             return cls(
                 hold,
-                registry,
+                marshaller,
                 start=start,
                 segment_size=segment_size,
                 sync=sync,
                 save_marks=save_marks,
-                max_record_bytes=max_record_bytes,
             )
         except BaseException:
             hold.close()
@@ -296,6 +291,7 @@ class WAL:
         with self._lock:
             self._check_open_locked()
             _, file = self._hold.tail
+            assert file.path == torn.path, "only the last segment can be torn"
             self._repaired = cut_tail(file, torn.offset, torn.reason)
 
     # --------------------------------------------------------------------------------------------- write
@@ -322,12 +318,10 @@ class WAL:
 
             Nothing has been written in each case but the last.
         """
-        records, indexes = self._entry_payloads(entries or ())
+        records, indexes = self._marshaller.entries(entries or ())
         state_data = None
         if state is not None:
-            state_data = self._payload(state, self._registry.state)
-            # The log's own object: the caller may go on using, and changing, the one that was given.
-            state = self._registry.state.unmarshal(state_data)
+            state, state_data = self._marshaller.state(state)
         with self._usable() as encoder:
             if indexes and not 0 < indexes[0] <= self._last_index + 1:
                 raise IndexOrderError(
@@ -367,12 +361,9 @@ class WAL:
         Raises:
             As ``save``.
         """
-        data = self._payload(snapshot, self._registry.snapshot)
-        index = _index(snapshot)
-        if not 0 <= index <= _MAX_INDEX:
-            raise IndexOrderError(index, _MAX_INDEX, f"snapshot {index} must have an index from 0 to {_MAX_INDEX}")
+        record, index = self._marshaller.snapshot(snapshot)
         with self._usable() as encoder, self._stops_on_failure():
-            self._append_locked(encoder, [(_SNAPSHOT, data)])
+            self._append_locked(encoder, [record])
             self._last_marker = max(self._last_marker, index)
 
     def sync(self) -> None:
@@ -452,34 +443,6 @@ class WAL:
             save_marks=self._save_marks,
         )
         return self._encoder
-
-    # --------------------------------------------------------------------------------------- check input
-
-    def _entry_payloads(self, entries: Iterable[LogEntry]) -> tuple[list[Payload], range]:
-        records: list[Payload] = []
-        first = 0
-        for entry in entries:
-            data = self._payload(entry, self._registry.entry)
-            index = _index(entry)
-            if not records:
-                first = index
-            elif index != first + len(records):
-                expected = first + len(records)
-                raise IndexOrderError(
-                    index, expected, f"entry {index} follows entry {expected - 1}; indexes of a save are consecutive"
-                )
-            records.append((_ENTRY, data))
-        return records, range(first, first + len(records))
-
-    def _payload(self, record: Record, cls: type[Record]) -> bytes:
-        if not isinstance(record, cls):
-            raise RecordTypeError(
-                f"{record!r:.80} is a {type(record).__qualname__}; this log's registry has {cls.__qualname__}"
-            )
-        data = _bytes(record.marshal(), f"{cls.__qualname__}.marshal()")
-        if len(data) > self._max_record_bytes:
-            raise EntryTooLargeError(len(data), self._max_record_bytes)
-        return data
 
     # -------------------------------------------------------------------------------------- check the log
 
@@ -595,48 +558,6 @@ class WAL:
         raise TypeError("an open log cannot be pickled or copied; pass its path")
 
 
-def _check_options(segment_size: int, max_record_bytes: int) -> None:
+def _check_options(segment_size: int) -> None:
     if segment_size < MIN_SEGMENT_SIZE:
         raise ValueError(f"segment_size must be at least {MIN_SEGMENT_SIZE} bytes, not {segment_size}")
-    if max_record_bytes < 1:
-        raise ValueError(f"max_record_bytes must be at least 1, not {max_record_bytes}")
-
-
-def _bytes(data: object, what: str) -> bytes:
-    if isinstance(data, bytes):
-        return data
-    if isinstance(data, (bytearray, memoryview)):
-        return bytes(data)
-    raise RecordTypeError(f"{what} must be bytes, not {type(data).__qualname__}")
-
-
-def _index(record: LogEntry | Snapshot) -> int:
-    index = record.index
-    if type(index) is not int:
-        raise RecordTypeError(f"the index of {record!r:.80} must be an int, not {type(index).__qualname__}")
-    return index
-
-
-@contextmanager
-def _directory_made(fs: FileSystem, path: Path) -> Iterator[None]:
-    """Make a directory and its missing parents, durably; remove what was made if the block fails."""
-    missing = []
-    while not fs.is_directory(path):
-        missing.append(path)
-        path = path.parent
-    made: list[Path] = []
-    try:
-        for directory in reversed(missing):
-            try:
-                fs.mkdir(directory)
-                made.append(directory)
-            except FileExistsError:
-                if not fs.is_directory(directory):
-                    raise NotADirectoryError(f"{directory} is not a directory") from None
-            sync_directory(fs, directory.parent)
-        yield
-    except BaseException:
-        with suppress(OSError):
-            for directory in reversed(made):
-                fs.rmdir(directory)
-        raise

@@ -18,7 +18,7 @@ from typing import Self
 
 from . import _records
 from ._frame import RecordType
-from ._protobuf import Fields, bytes_field, uint_field
+from ._protobuf import BYTES, UINT, bytes_field, decode_message, uint_field
 
 __all__ = ["Entry", "HardState", "Snapshot", "registry"]
 
@@ -52,10 +52,8 @@ class Entry(_records.LogEntry):
     @classmethod
     def unmarshal(cls, data: bytes) -> Self:
         """Make the entry from etcd's bytes; ``ValueError`` if they are anything else."""
-        fields = Fields(data)
-        entry = cls(type=fields.uint(1), term=fields.uint(2), index=fields.uint(3), data=fields.bytes(4))
-        fields.finish()
-        return entry
+        type, term, index, payload = decode_message(data, (UINT, UINT, UINT, BYTES))
+        return cls(term=term, index=index, type=type, data=payload)
 
 
 @dataclass(slots=True, unsafe_hash=True, kw_only=True)
@@ -89,10 +87,8 @@ class HardState(_records.HardState):
     @classmethod
     def unmarshal(cls, data: bytes) -> Self:
         """Make the state from etcd's bytes; ``ValueError`` if they are anything else."""
-        fields = Fields(data)
-        state = cls(term=fields.uint(1), vote=fields.uint(2), commit=fields.uint(3))
-        fields.finish()
-        return state
+        term, vote, commit = decode_message(data, (UINT, UINT, UINT))
+        return cls(term=term, vote=vote, commit=commit)
 
 
 @dataclass(slots=True, unsafe_hash=True, kw_only=True)
@@ -121,10 +117,8 @@ class Snapshot(_records.Snapshot):
     @classmethod
     def unmarshal(cls, data: bytes) -> Self:
         """Make the marker from etcd's bytes; ``ValueError`` if they are anything else."""
-        fields = Fields(data)
-        snapshot = cls(index=fields.uint(1), term=fields.uint(2), conf_state=fields.bytes(3))
-        fields.finish()
-        return snapshot
+        index, term, conf_state = decode_message(data, (UINT, UINT, BYTES))
+        return cls(index=index, term=term, conf_state=conf_state)
 
 
 def registry() -> _records.RecordRegistry:

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What callers give, checked and turned into bytes before anything is written.
+
+Whatever is wrong with an argument, or goes wrong in an application's ``marshal``, is raised here, so that the log
+has not been touched and stays usable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ._encoder import Payload
+from ._errors import EntryTooLargeError, IndexOrderError, RecordTypeError
+from ._frame import RecordType
+from ._records import DEFAULT_REGISTRY, HardState, LogEntry, Record, RecordRegistry, Snapshot
+
+__all__ = ["Marshaller"]
+
+_ENTRY, _SNAPSHOT = RecordType.ENTRY.value, RecordType.SNAPSHOT.value
+_MAX_INDEX = 2**64 - 2  # the next segment's name must hold the index after it
+
+
+class Marshaller:
+    """
+    Marshals the records of one log.
+
+    Args:
+        registry: The classes that records must be of, taken over as they are now; ``None``: the process-wide ones.
+        max_record_bytes: The longest marshalled record that is taken.
+    """
+
+    def __init__(self, registry: RecordRegistry | None, max_record_bytes: int) -> None:
+        if max_record_bytes < 1:
+            raise ValueError(f"max_record_bytes must be at least 1, not {max_record_bytes}")
+        self.registry = (registry or DEFAULT_REGISTRY).copy()
+        self._max_record_bytes = max_record_bytes
+
+    def metadata(self, metadata: object) -> bytes:
+        """Return the log's metadata as bytes."""
+        return self._bytes(metadata, "metadata")
+
+    def entries(self, entries: Iterable[LogEntry]) -> tuple[list[Payload], range]:
+        """Return the payloads of entries with consecutive indexes, and those indexes."""
+        records: list[Payload] = []
+        first = 0
+        for entry in entries:
+            data = self._payload(entry, self.registry.entry)
+            index = _index(entry)
+            if not records:
+                first = index
+            elif index != first + len(records):
+                expected = first + len(records)
+                raise IndexOrderError(
+                    index, expected, f"entry {index} follows entry {expected - 1}; indexes of a save are consecutive"
+                )
+            records.append((_ENTRY, data))
+        return records, range(first, first + len(records))
+
+    def state(self, state: HardState) -> tuple[HardState, bytes]:
+        """Return a copy of the state, which its owner cannot change, and its bytes."""
+        data = self._payload(state, self.registry.state)
+        return self.registry.state.unmarshal(data), data
+
+    def snapshot(self, snapshot: Snapshot) -> tuple[Payload, int]:
+        """Return the payload of a snapshot marker, and its index."""
+        data = self._payload(snapshot, self.registry.snapshot)
+        index = _index(snapshot)
+        if not 0 <= index <= _MAX_INDEX:
+            raise IndexOrderError(index, _MAX_INDEX, f"snapshot {index} must have an index from 0 to {_MAX_INDEX}")
+        return (_SNAPSHOT, data), index
+
+    def empty_snapshot(self) -> Payload:
+        """Return the payload of the marker that every log begins with."""
+        empty = self.registry.snapshot.empty()
+        record, index = self.snapshot(empty)
+        if index:
+            raise RecordTypeError(f"{type(empty).__qualname__}.empty() has the index {index}, not 0")
+        return record
+
+    def _payload(self, record: Record, cls: type[Record]) -> bytes:
+        if not isinstance(record, cls):
+            raise RecordTypeError(
+                f"{record!r:.80} is a {type(record).__qualname__}; this log's registry has {cls.__qualname__}"
+            )
+        return self._bytes(record.marshal(), f"what {cls.__qualname__}.marshal() returns")
+
+    def _bytes(self, data: object, what: str) -> bytes:
+        if not isinstance(data, bytes):
+            if not isinstance(data, (bytearray, memoryview)):
+                raise RecordTypeError(f"{what} must be bytes, not {type(data).__qualname__}")
+            data = bytes(data)
+        if len(data) > self._max_record_bytes:
+            raise EntryTooLargeError(len(data), self._max_record_bytes)
+        return data
+
+
+def _index(record: LogEntry | Snapshot) -> int:
+    index = record.index
+    if type(index) is not int:
+        raise RecordTypeError(f"the index of {record!r:.80} must be an int, not {type(index).__qualname__}")
+    return index
