@@ -61,14 +61,20 @@ __all__ = [
 ]
 
 
-def _rebuild(cls: type[WALError], state: dict[str, Any]) -> WALError:
+def _rebuild(cls: type[WALError], args: tuple[Any, ...], state: dict[str, Any]) -> WALError:
     error = cls.__new__(cls)
+    error.args = args
     error.__dict__.update(state)
     return error
 
 
 class WALError(Exception):
-    """The base of every error that this library defines."""
+    """
+    The base of every error that this library defines.
+
+    Attributes:
+        reason: What is wrong, in words.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -79,7 +85,7 @@ class WALError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # An exception whose __init__ takes other arguments than `args` does not unpickle by itself.
-        return _rebuild, (type(self), dict(self.__dict__))
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
 
 
 class WALUsageError(WALError):
@@ -186,7 +192,7 @@ class CorruptionError(WALError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The entries may be many, and of classes that do not pickle; an error always must.
-        return _rebuild, (type(self), {**self.__dict__, "entries": ()})
+        return _rebuild, (type(self), self.args, {**self.__dict__, "entries": ()})
 
 
 class TornWriteError(CorruptionError):
@@ -229,7 +235,12 @@ class SegmentGapError(CorruptionError):
 
 
 class WALEnvironmentError(WALError):
-    """The machine, or another process, stands in the way."""
+    """
+    The machine, or another process, stands in the way.
+
+    Attributes:
+        path: The log's directory, or the file in it.
+    """
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(reason)

@@ -57,14 +57,25 @@ class Hold:
         self.fs.fsync(self._directory.fd)
 
     def open_segments(self, names: list[SegmentName]) -> None:
-        """Open and lock existing segments. ``WALLockedError`` if another writer holds one."""
+        """
+        Open and lock existing segments.
+
+        Raises:
+            WALLockedError: Another writer holds one.
+            WALNotFoundError: One was purged since it was listed.
+        """
         for name in names:
-            file = File(self.fs, self.path / str(name), READ_WRITE)
-            self.segments.append((name, file))
+            path = self.path / str(name)
             try:
+                file = File(self.fs, path, READ_WRITE)
+                self.segments.append((name, file))
                 self.fs.lock(file.fd)
             except BlockingIOError:
-                raise _locked(file.path) from None
+                raise _locked(path) from None
+            except FileNotFoundError:
+                raise WALNotFoundError(path, "the segment was purged while the log was opened") from None
+            if not self.fs.is_at(file.fd, path):
+                raise WALNotFoundError(path, "the segment was purged while the log was opened")
 
     def remove_temporaries(self) -> None:
         """Remove the segments in preparation that a killed writer left. Other files are not ours."""

@@ -109,6 +109,11 @@ class Entry(LogEntry):
     """
     The default entry: bytes with an application-defined type number.
 
+    Attributes:
+        index: Its place in the log, 1 or greater.
+        data: What it says; the log does not look at it.
+        type: A number of the application's choice, 0 or greater.
+
     Not frozen, because a frozen dataclass takes three times as long to make; treat it as if it were.
 
     >>> Entry.unmarshal(Entry(7, b"seven").marshal())

@@ -95,8 +95,10 @@ class Replay:
         self.state_data: bytes | None = None
         self.records = 0
         self.entries = 0
-        # The first index in a segment's name is the one after the log's last index when it was cut.
-        self.last_entry = max(self.names[0].first_index - 1, 0)
+        # The first index in a segment's name is the one after the log's last index when it was cut, which was that
+        # of an entry or of a marker.
+        self._last_at_cut = max(self.names[0].first_index - 1, 0)
+        self.last_entry = self._last_at_cut
         self.last_marker = 0
         self._path = path
         self._entry, self._state, self._snapshot = registry.entry, registry.state, registry.snapshot
@@ -147,7 +149,7 @@ class Replay:
             )
 
     def _follow(self, index: int, path: Path, offset: int) -> None:
-        if not 0 < index <= self.last_entry + 1 and not 0 < index <= self.last_marker + 1:
+        if not 0 < index <= self.last_entry + 1 and not 0 < index <= max(self.last_marker, self._last_at_cut) + 1:
             raise IndexGapError(
                 path, offset, f"entry {index} follows index {self.last_index}: what was between them is missing"
             )
