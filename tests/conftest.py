@@ -21,7 +21,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _default_registry_stays() -> Iterator[None]:
     """The process-wide registry is what it was, whatever a test registers."""
-    registry = wal._records.DEFAULT_REGISTRY  # type: ignore[attr-defined]
+    registry = wal._records.DEFAULT_REGISTRY
     before = registry.copy()
     yield
     registry._classes.update(before._classes)

@@ -32,6 +32,7 @@ Every error pickles. Catch ``CorruptionError`` for damage, ``WALError`` for ever
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -253,13 +254,19 @@ class WALEnvironmentError(WALError):
 class WALExistsError(WALEnvironmentError, FileExistsError):
     """The directory already has a log; open it, or create in another directory."""
 
+    errno = errno.EEXIST
+
 
 class WALNotFoundError(WALEnvironmentError, FileNotFoundError):
     """The directory has no log."""
 
+    errno = errno.ENOENT
+
 
 class WALLockedError(WALEnvironmentError, BlockingIOError):
     """Another writer (a thread, a process, or a program in Go) has the log open."""
+
+    errno = errno.EAGAIN
 
 
 class WALFailedError(WALEnvironmentError):

@@ -1,0 +1,80 @@
+# Everything that this project can do. Needs make and Python 3.11 or later; the rest goes into private environments
+# (.venv*), which are made on demand and brought up to date when pyproject.toml changes.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+# By scope, because the examples of a document build on each other.
+ON_ALL_CORES = --numprocesses auto --dist loadscope
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+unexport PYTHONPATH PYTHONHOME
+
+.DEFAULT_GOAL = help
+.NOTPARALLEL:
+.PHONY: help demo test tests-on wheel-check format clean
+
+help:  ## Show this list.
+	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
+
+demo: $(VENV)/.installed  ## Kill a small key-value store while it writes, and recover it.
+	@$(BIN)/python examples/kvstore.py
+
+test: $(VENV)/.dev  ## Check format, style and types, and run all tests with coverage.
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/mypy conftest.py .ci/check_wheel.py
+	$(BIN)/pytest $(ON_ALL_CORES) --cov
+
+tests-on:  ## Run the tests alone on another Python: make tests-on PYTHON=python3.12
+	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') \
+	&& $(MAKE) --no-print-directory VENV=.venv-$$version .venv-$$version/.test \
+	&& .venv-$$version/bin/pytest $(ON_ALL_CORES)
+
+wheel-check: $(VENV)/.dev  ## Build the sdist and the wheel, and try the wheel in an environment of its own.
+	rm -rf dist .venv-wheel
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/pip install --quiet dist/*.whl
+	.venv-wheel/bin/python -I .ci/check_wheel.py dist/*.tar.gz
+	rm -rf .venv-wheel
+
+format: $(VENV)/.dev  ## Format the code, and mend what the linter can mend.
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:  ## Remove everything that was made.
+	rm -rf .venv* dist site .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find conftest.py src tests examples -name __pycache__ -prune -exec rm -rf {} +
+
+# ---------------------------------------------------------------------------------------------- environments
+
+define CHECK_PYTHON
+import sys
+if sys.version_info < (3, 11):
+    sys.exit("wal needs Python 3.11 or later, and %s is %s. Name another one: make PYTHON=python3.12 ..."
+             % (sys.executable, sys.version.split()[0]))
+try:
+    import ensurepip, venv
+except ImportError:
+    sys.exit("%s comes without venv. Install it (on Debian and Ubuntu: apt-get install python3-venv)." % sys.executable)
+endef
+export CHECK_PYTHON
+
+$(VENV)/.made:
+	@$(PYTHON) -c "$$CHECK_PYTHON"
+	@echo "Making $(VENV) with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# The library, in place, with what it needs to run.
+$(VENV)/.installed: pyproject.toml $(VENV)/.made
+	@$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+# And with what it takes to test it, or to work on it. Groups need pip 25.1.
+$(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(BIN)/pip install --quiet --group $*
+	@touch $@

@@ -1,0 +1,124 @@
+"""The programs in ``examples/`` and the examples at the heads of modules run as they stand."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import kvstore
+import pytest
+
+import wal
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("program", EXAMPLES, ids=lambda program: program.stem)
+def test_program_runs(program: Path, tmp_path: Path) -> None:
+    """A program ends well, without a warning, and leaves nothing behind in the directory it runs in."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("module", [wal, wal.etcd], ids=lambda module: module.__name__)
+def test_example_at_the_head_of_a_module_runs(
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The indented example in the docstring of a public module is a program."""
+    monkeypatch.chdir(tmp_path)
+    wal.WAL.create("default.etcd/member/wal", registry=wal.etcd.registry()).close()
+    example = re.search(r"::\n\n((?: {4}.*\n|\n)+)", inspect.getdoc(module) or "")
+    assert example
+    names: dict[str, object] = {"wal": wal}
+
+    exec(textwrap.dedent(example[1]), names)
+
+    if isinstance(log := names.get("log"), wal.WAL):
+        log.close()
+    assert names["entries"] == ([wal.Entry(1, b"a"), wal.Entry(2, b"b")] if module is wal else [])
+
+
+class TestKeyValueStore:
+    def test_last_value_is_found_again(self, path: Path) -> None:
+        """A store that is opened again has the last value of each key."""
+        with kvstore.KeyValueStore(path) as store:
+            store.put({"colour": "blue", "shape": "round"})
+            store.put({"colour": "red"})
+
+        with kvstore.KeyValueStore(path) as store:
+            assert store.values == {"colour": "red", "shape": "round"}
+
+    def test_entries_are_its_own(self, path: Path) -> None:
+        """The log gives back the store's own record type."""
+        with kvstore.KeyValueStore(path) as store:
+            store.put({"a key with spaces": "é\0"})
+
+        assert wal.WALReader(path, registry=kvstore.REGISTRY).read_all().entries == [
+            kvstore.Put(1, "a key with spaces", "é\0")
+        ]
+
+    def test_half_a_write_is_none(self, path: Path) -> None:
+        """A write that a power cut interrupted is gone as a whole, and the store says that it was cut."""
+        with kvstore.KeyValueStore(path, segment_size=kvstore.SEGMENT_SIZE) as store:
+            store.put(kvstore.batch(1))
+
+        assert kvstore.write_and_cut_power(path) == 1
+
+        with kvstore.KeyValueStore(path) as store:
+            assert store.values == kvstore.batch(1)
+            assert store.log.repaired
+
+    def test_writes_go_on_after_a_kill(self, path: Path) -> None:
+        """A killed writer leaves a store with all that it acknowledged, and with at most one write more."""
+        acknowledged = kvstore.write_and_kill(path)
+
+        with kvstore.KeyValueStore(path) as store:
+            assert acknowledged >= 1
+            assert kvstore.complaint(acknowledged, store) is None
+
+
+class TestTheDemoCanFail:
+    """What the program says is worth something, because it would say otherwise."""
+
+    @pytest.mark.parametrize(
+        ("acknowledged", "harm", "words"),
+        [
+            pytest.param(3, lambda values: None, None, id="all there"),
+            pytest.param(2, lambda values: None, None, id="one more than acknowledged"),
+            pytest.param(4, lambda values: None, "acknowledged writes lost: 1", id="one lost"),
+            pytest.param(1, lambda values: None, "writes that nobody made: 1", id="one too many"),
+            pytest.param(2, lambda values: values.popitem(), "a write is there in part", id="half a write"),
+            pytest.param(3, lambda values: values.update({"3.0": ""}), "a write is there in part", id="another value"),
+        ],
+    )
+    def test_complaint(
+        self, path: Path, acknowledged: int, harm: Callable[[dict[str, str]], object], words: str | None
+    ) -> None:
+        """Lost, invented, partial and altered writes are told apart from what is right."""
+        with kvstore.KeyValueStore(path) as store:
+            for number in range(1, 4):
+                store.put(kvstore.batch(number))
+        harm(store.values)
+        found = kvstore.complaint(acknowledged, store)
+
+        assert found == words or (words is not None and found is not None and found.startswith(words))
+
+    def test_a_lost_write_is_an_exit_code(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """If one acknowledged write is missing, the program says so and ends with 1."""
+        monkeypatch.setattr(kvstore, "write_and_kill", lambda path: 1)
+
+        assert kvstore.main() == 1
+        assert "FAILED: acknowledged writes lost: 1" in capsys.readouterr().out

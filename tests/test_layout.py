@@ -1,0 +1,143 @@
+"""The house has floors, and importing it leaves everything as it was."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import wal
+
+PACKAGE = Path(wal.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+FLOORS = [
+    {"_crc32c", "_errors", "_locks", "_names", "_protobuf"},
+    {"_files", "_frame"},
+    {"_marks", "_records", "_segments"},
+    {"_decoder", "_encoder"},
+    {"_hold", "_marshal", "_replay", "etcd"},
+    {"_reader", "_repair"},
+    {"_wal"},
+    {"_recovery", "_storage"},
+    {"__init__"},
+]
+"""The modules from the ground up. Each imports from lower floors only."""
+
+DEPENDENCIES = {"crcmod", "portalocker"}
+ACCELERATORS = {"crc32c", "google_crc32c"}
+
+each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+
+
+def floor_of(module: str) -> int:
+    return next(floor for floor, modules in enumerate(FLOORS) if module in modules)
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield level and module of each import: 1 and the name for one of our own, 0 and the top name for others."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name.partition(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.module is None:
+                yield from ((node.level, alias.name) for alias in node.names)
+            else:
+                yield node.level, node.module.partition(".")[0]
+
+
+def test_every_module_has_a_floor() -> None:
+    """A new module is put on a floor, and one that is gone leaves it."""
+    assert sorted(module for floor in FLOORS for module in floor) == sorted(path.stem for path in MODULES)
+
+
+@each_module
+def test_imports_run_downwards(path: Path) -> None:
+    """A module imports its own kind from lower floors only, by relative imports."""
+    own = {module for level, module in imports(ast.parse(path.read_text())) if level}
+
+    assert {module for module in own if floor_of(module) >= floor_of(path.stem)} == set()
+    assert {level for level, _ in imports(ast.parse(path.read_text()))} <= {0, 1}
+
+
+@each_module
+def test_only_the_standard_library_and_the_dependencies_are_imported(path: Path) -> None:
+    """Nothing else is needed at run time; the accelerators are tried inside of functions, in one module."""
+    tree = ast.parse(path.read_text())
+    others = {module for level, module in imports(tree) if not level} - sys.stdlib_module_names
+    inside = {
+        module
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for level, module in imports(function)
+        if not level
+    }
+
+    assert others <= DEPENDENCIES | (ACCELERATORS if path.stem == "_crc32c" else set())
+    assert others & ACCELERATORS <= inside
+
+
+@each_module
+def test_a_module_says_what_it_is(path: Path) -> None:
+    """It begins with its licence and a docstring."""
+    source = path.read_text()
+
+    assert source.startswith("# SPDX-License-Identifier: Apache-2.0\n")
+    assert ast.get_docstring(ast.parse(source))
+
+
+@each_module
+def test_a_module_has_a_subject(path: Path) -> None:
+    """No module is a drawer for what has no place."""
+    assert not re.search("util|helper|manager|common|misc|tool|shared", path.stem)
+
+
+WATCHED_IMPORT = """
+import logging, os, signal, sys, threading, time, warnings
+
+def state():
+    descriptors = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    return {
+        "threads": threading.enumerate(),
+        "open files": sorted(os.listdir(descriptors)),
+        "directory": os.getcwd(),
+        "environment": dict(os.environ),
+        "signal handlers": {number: signal.getsignal(number) for number in signal.valid_signals()},
+        "hooks": [sys.excepthook, sys.unraisablehook, threading.excepthook, sys.gettrace(), sys.getprofile()],
+        "warning filters": list(warnings.filters),
+        "root logger": [logging.root.level, logging.root.handlers, logging.root.disabled],
+        "recursion limit": sys.getrecursionlimit(),
+        "umask": (mask := os.umask(0o77), os.umask(mask))[0],
+    }
+
+loaded = set(sys.modules)
+before = state()
+started = time.perf_counter()
+import wal
+seconds = time.perf_counter() - started
+after = state()
+assert after == before, [(name, before[name], after[name]) for name in before if before[name] != after[name]]
+
+heavy = {"asyncio", "concurrent.futures", "ctypes", "multiprocessing", "sqlite3", "ssl", "subprocess", "unittest"}
+loaded = set(sys.modules) - loaded
+assert not heavy & loaded, heavy & loaded
+print(f"import wal took {seconds * 1000:.0f} ms")
+"""
+
+
+def test_importing_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    """``import wal`` starts, opens, prints and changes nothing, and loads no heavy module."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", WATCHED_IMPORT], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    sys.stdout.write(done.stdout)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch("import wal took [0-9]+ ms\n", done.stdout)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,381 @@
+"""What users import: the names, their signatures, their documentation, and the errors as values."""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import dataclasses
+import inspect
+import pickle
+import re
+import traceback
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import wal
+from wal import _errors
+
+PUBLIC = {
+    "WAL",
+    "CRCMismatchError",
+    "CommitState",
+    "CorruptionError",
+    "Entry",
+    "EntryTooLargeError",
+    "FileSystem",
+    "HardState",
+    "IndexGapError",
+    "IndexOrderError",
+    "LogContents",
+    "LogEntry",
+    "LogRecord",
+    "MetadataConflictError",
+    "NotReadError",
+    "ReadWAL",
+    "Record",
+    "RecordDecodeError",
+    "RecordRegistry",
+    "RecordType",
+    "RecordTypeError",
+    "RepairReport",
+    "SegmentGapError",
+    "Snapshot",
+    "SnapshotMarker",
+    "SnapshotNotFoundError",
+    "Storage",
+    "TornWriteError",
+    "UnknownRecordError",
+    "VerifyReport",
+    "WALClosedError",
+    "WALEnvironmentError",
+    "WALError",
+    "WALExistsError",
+    "WALFailedError",
+    "WALLockedError",
+    "WALNotFoundError",
+    "WALReader",
+    "WALUsageError",
+    "crc_backend",
+    "etcd",
+    "exists",
+    "read_wal",
+    "register_record",
+    "repair",
+    "valid_snapshots",
+    "verify",
+}
+PUBLIC_ETCD = {"Entry", "HardState", "Snapshot", "registry"}
+
+OPTIONS = "registry=None, segment_size=64000000, sync=True, save_marks=True, max_record_bytes=10000000, fs=..."
+SIGNATURES = {
+    "WAL.create": f"(path, metadata=b'', *, {OPTIONS})",
+    "WAL.open": f"(path, snapshot=None, *, {OPTIONS})",
+    "WAL.replay": "(self)",
+    "WAL.read_all": "(self)",
+    "WAL.save": "(self, state, entries)",
+    "WAL.save_entry": "(self, entries)",
+    "WAL.save_state": "(self, state)",
+    "WAL.save_snap": "(self, snapshot)",
+    "WAL.sync": "(self)",
+    "WAL.release": "(self, snapshot)",
+    "WAL.close": "(self)",
+    "WALReader": "(path, snapshot=None, *, registry=None, fs=...)",
+    "WALReader.read_all": "(self)",
+    "read_wal": f"(path, snapshot=None, *, {OPTIONS})",
+    "verify": "(path, snapshot=None, *, registry=None, fs=...)",
+    "valid_snapshots": "(path, *, registry=None, fs=...)",
+    "repair": "(path, *, force=False, fs=...)",
+    "exists": "(path, *, fs=...)",
+    "crc_backend": "()",
+    "register_record": "(type, cls=None)",
+    "RecordRegistry": "()",
+    "RecordRegistry.register": "(self, type, cls=None)",
+    "RecordRegistry.copy": "(self)",
+    "Entry": "(index, data=b'', type=0)",
+    "CommitState": "(committed=0)",
+    "SnapshotMarker": "(index=0)",
+    "ReadWAL": "(wal, metadata, state, entries)",
+    "LogContents": "(metadata, state, entries, tail)",
+    "LogRecord": "(type, value, path, offset)",
+    "RepairReport": "(path, offset, bytes_cut, backup, reason)",
+    "VerifyReport": "(path, segments, records, entries, bytes, last_index, tail)",
+    "etcd.Entry": "(*, term=0, index=0, type=0, data=b'')",
+    "etcd.HardState": "(*, term=0, vote=0, commit=0)",
+    "etcd.Snapshot": "(*, index=0, term=0, conf_state=b'')",
+    "etcd.registry": "()",
+}
+
+WRITERS = [
+    "WAL.create",
+    "WAL.open",
+    "WAL.read_all",
+    "WAL.save",
+    "WAL.save_entry",
+    "WAL.save_state",
+    "WAL.save_snap",
+    "WAL.sync",
+    "WAL.close",
+    "read_wal",
+    "repair",
+]
+"""What changes files, or makes a log ready for that."""
+
+SEGMENT = Path("data/wal/0000000000000000-0000000000000000.wal")
+CORRUPTION = (SEGMENT, 4096, "what is wrong there")
+ENVIRONMENT = (SEGMENT.parent, "what stands in the way")
+ERRORS = [
+    wal.WALError("what is wrong"),
+    wal.WALUsageError("what is wrong"),
+    wal.WALClosedError("the log is closed"),
+    wal.NotReadError("the log was not read"),
+    wal.IndexOrderError(7, 4, "entry 7 must have an index from 1 to 4"),
+    wal.EntryTooLargeError(20_000_000, 10_000_000),
+    wal.RecordTypeError("not an entry"),
+    wal.RecordDecodeError(SEGMENT, 4096, "the class refused the payload"),
+    wal.SnapshotNotFoundError(7, "no marker of snapshot 7"),
+    wal.CorruptionError(*CORRUPTION),
+    wal.TornWriteError(*CORRUPTION),
+    wal.CRCMismatchError(*CORRUPTION, expected=1, found=2),
+    wal.UnknownRecordError(*CORRUPTION),
+    wal.MetadataConflictError(*CORRUPTION),
+    wal.IndexGapError(*CORRUPTION),
+    wal.SegmentGapError(*CORRUPTION),
+    wal.WALEnvironmentError(*ENVIRONMENT),
+    wal.WALExistsError(*ENVIRONMENT),
+    wal.WALNotFoundError(*ENVIRONMENT),
+    wal.WALLockedError(*ENVIRONMENT),
+    wal.WALFailedError(*ENVIRONMENT),
+]
+for _error in ERRORS:
+    _error.add_note("seen on node 1")
+    if isinstance(_error, wal.CorruptionError):
+        _error.entries = [lambda: "an object that does not pickle"]
+
+VALUES = [
+    wal.Entry(1, b"a", 2),
+    wal.CommitState(1),
+    wal.SnapshotMarker(1),
+    wal.etcd.Entry(term=1, index=2, type=1, data=b"a"),
+    wal.etcd.HardState(term=1, vote=2, commit=3),
+    wal.etcd.Snapshot(index=1, term=2, conf_state=b"a"),
+    wal.RecordType.ENTRY,
+    wal.RecordRegistry(),
+    wal.LogRecord(wal.RecordType.ENTRY, wal.Entry(1), SEGMENT, 64),
+    wal.LogContents(b"node-1", wal.CommitState(1), [wal.Entry(1)], None),
+    wal.RepairReport(SEGMENT, 64, 8, SEGMENT.with_suffix(".broken"), "half a save"),
+    wal.VerifyReport(SEGMENT.parent, 1, 5, 2, 128, 2, None),
+]
+
+
+def named(name: str) -> Any:
+    found: Any = wal
+    for part in name.split("."):
+        found = inspect.getattr_static(found, part) if inspect.isclass(found) else getattr(found, part)
+    return found.__get__(None, wal.WAL) if isinstance(found, classmethod) else found
+
+
+NAMES = sorted(PUBLIC | {f"etcd.{name}" for name in PUBLIC_ETCD})
+CLASSES = [name for name in NAMES if inspect.isclass(named(name))]
+MEMBERS = [
+    f"{name}.{member}"
+    for name in CLASSES
+    for member, value in vars(named(name)).items()
+    if not member.startswith("_")
+    if inspect.isfunction(value) or isinstance(value, (classmethod, staticmethod, property))
+]
+
+
+def fields_of(value: Any) -> set[str]:
+    """Return the fields of a dataclass or of a named tuple; none for anything else."""
+    if dataclasses.is_dataclass(value):
+        return {field.name for field in dataclasses.fields(value)}
+    return set(getattr(value, "_fields", ()))
+
+
+def attributes(cls: type) -> set[str]:
+    """Return the attributes that the docstrings of a class and of its bases explain."""
+    return {name for base in cls.__mro__ for name in sections(base.__doc__ or "").get("Attributes", ())}
+
+
+def sections(text: str) -> dict[str, list[str]]:
+    """Return the names that a docstring's sections list, by the section's title."""
+    found: dict[str, list[str]] = {}
+    title = None
+    for line in inspect.cleandoc(text).splitlines():
+        if head := re.fullmatch(r"(Args|Attributes|Raises|Returns):", line):
+            title = head[1]
+            found[title] = []
+        elif line and not line.startswith(" "):
+            title = None
+        elif title and (item := re.match(r" {4}(\w+(?:, \w+)*):", line)):
+            found[title] += item[1].split(", ")
+    return found
+
+
+class TestNames:
+    def test_public_names(self) -> None:
+        """A public name is for ever, so a new one is a decision, made here."""
+        assert set(wal.__all__) == PUBLIC
+        assert set(wal.etcd.__all__) == PUBLIC_ETCD
+        assert len(wal.__all__) == len(PUBLIC)
+
+    @pytest.mark.parametrize("name", sorted(PUBLIC - {"etcd", "register_record"}))  # a module, a bound method
+    def test_public_objects_call_themselves_public(self, name: str) -> None:
+        """Tracebacks, pickles and reprs show ``wal.X``, not the module in which X is written."""
+        assert (named(name).__module__, named(name).__qualname__) == ("wal", name)
+
+    def test_a_traceback_names_what_can_be_caught(self) -> None:
+        """The last line of a traceback begins with the name to write after ``except``."""
+        error = wal.TornWriteError(Path("segment"), 4096, "half a save")
+
+        assert traceback.format_exception_only(error) == ["wal.TornWriteError: segment at byte 4,096: half a save\n"]
+
+    def test_record_types_have_the_numbers_on_disk(self) -> None:
+        """The names and numbers are those of the Go original."""
+        assert {type.name: type.value for type in wal.RecordType} == {
+            "METADATA": 1,
+            "ENTRY": 2,
+            "STATE": 3,
+            "CRC": 4,
+            "SNAPSHOT": 5,
+        }
+
+    def test_types_are_shipped(self) -> None:
+        """Type checkers believe the annotations of a package that has ``py.typed``."""
+        assert files("wal").joinpath("py.typed").is_file()
+
+
+class TestSignatures:
+    @pytest.mark.parametrize("name", SIGNATURES)
+    def test_signature(self, name: str) -> None:
+        """Names, order, defaults and kinds of parameters; options are keyword-only."""
+        found = inspect.signature(named(name))
+        parameters = [
+            parameter.replace(annotation=parameter.empty, default=... if parameter.name == "fs" else parameter.default)
+            for parameter in found.parameters.values()
+        ]
+        bare = found.replace(parameters=parameters, return_annotation=found.empty)
+
+        assert str(bare).replace("Ellipsis", "...") == SIGNATURES[name]
+
+    def test_every_function_and_method_is_in_the_table(self) -> None:
+        """What can be called is in the table above, but for contracts and what fulfils them."""
+        functions = {name for name in NAMES if not inspect.isclass(named(name)) and name != "etcd"}
+        methods = {name for name in MEMBERS if inspect.isroutine(named(name)) and re.match(r"WAL|RecordReg", name)}
+
+        assert functions | methods <= set(SIGNATURES)
+
+    def test_a_log_is_a_storage(self, path: Path) -> None:
+        """``WAL`` fulfils ``Storage[Snapshot]``, for ``isinstance`` and for the type checker."""
+        with wal.WAL.create(path) as log:
+            storage: wal.Storage[wal.Snapshot] = log
+
+            assert isinstance(storage, wal.Storage)
+        assert not isinstance(wal.WALReader(path), wal.Storage)
+
+
+class TestDocumentation:
+    @pytest.mark.parametrize("name", NAMES + MEMBERS)
+    def test_docstring(self, name: str) -> None:
+        """Every public name, method and property has a docstring of its own that begins with a sentence."""
+        text = named(name).__doc__
+
+        assert text
+        assert re.match(r"[A-Z`].*?[.:](\s|$)", inspect.cleandoc(text), re.DOTALL)
+
+    @pytest.mark.parametrize("name", WRITERS)
+    def test_writers_say_what_a_return_means(self, name: str) -> None:
+        """A method that writes says what is true "when this returns", or which call it stands for."""
+        text = " ".join(named(name).__doc__.split())
+
+        assert "When this returns" in text or re.search(r"``save\(.*\)``", text)
+
+    @pytest.mark.parametrize("name", [name for name in SIGNATURES if not fields_of(named(name))])
+    def test_arguments_are_explained(self, name: str) -> None:
+        """``Args`` lists the parameters in their order, and is there wherever they are three or more."""
+        parameters = [parameter for parameter in inspect.signature(named(name)).parameters if parameter != "self"]
+        listed = sections(named(name).__doc__).get("Args")
+
+        assert listed == parameters or (listed is None and len(parameters) < 3)
+
+    @pytest.mark.parametrize("name", NAMES + MEMBERS)
+    def test_raises_names_errors(self, name: str) -> None:
+        """``Raises`` lists public errors, or errors of Python."""
+        for error in sections(named(name).__doc__).get("Raises", ()):
+            assert issubclass(getattr(wal, error, None) or getattr(builtins, error), Exception)
+
+    @pytest.mark.parametrize("name", [name for name in CLASSES if fields_of(named(name))])
+    def test_fields_are_explained(self, name: str) -> None:
+        """``Attributes`` of a class or of its bases list every field."""
+        assert fields_of(named(name)) <= attributes(named(name))
+
+    @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+    def test_fields_of_errors_are_explained(self, error: wal.WALError) -> None:
+        """``Attributes`` of an error's class or of its bases list everything that it carries."""
+        assert set(vars(error)) - {"__notes__"} <= attributes(type(error))
+
+
+class TestErrors:
+    def test_every_error_has_a_sample(self) -> None:
+        """The tests below see each class of the tree."""
+        classes = {value for value in vars(_errors).values() if inspect.isclass(value) and issubclass(value, Exception)}
+
+        assert {type(error) for error in ERRORS} == classes
+        assert {error.__name__ for error in classes} == {name for name in PUBLIC if name.endswith("Error")}
+
+    def test_the_tree_is_the_one_that_is_drawn(self) -> None:
+        """Each error has the base, and the second base from the standard library, that the module's head draws."""
+        drawn = {"WALError": (Exception,)}
+        branch = ""
+        for line in (_errors.__doc__ or "").splitlines():
+            if leaf := re.match(r"([ │]*)[├└]── (\w+) *(?:\((\w+)\))?", line):
+                indentation, name, second = leaf.groups()
+                base = branch if "│" in indentation or len(indentation) > 4 else "WALError"
+                branch = branch if base == branch else name
+                drawn[name] = (getattr(wal, base), *([getattr(builtins, second)] if second else []))
+
+        assert {type(error).__name__: type(error).__bases__ for error in ERRORS} == drawn
+
+    @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+    @pytest.mark.parametrize(
+        "duplicate",
+        [
+            pytest.param(lambda error: pickle.loads(pickle.dumps(error)), id="pickle"),
+            pytest.param(copy.copy, id="copy"),
+            pytest.param(copy.deepcopy, id="deepcopy"),
+        ],
+    )
+    def test_errors_are_values(self, error: wal.WALError, duplicate: Callable[[wal.WALError], wal.WALError]) -> None:
+        """An error comes out of another process with its class, words, fields and notes, but without entries."""
+        other = duplicate(error)
+        fields = {**vars(error), "entries": ()} if isinstance(error, wal.CorruptionError) else vars(error)
+
+        assert type(other) is type(error)
+        assert str(other) == str(error)
+        assert vars(other) == fields
+        assert other.args == error.args
+        assert repr(other) == repr(error)
+
+    @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+    def test_errors_speak(self, error: wal.WALError) -> None:
+        """The text has the reason, and the path and the byte if the error knows them."""
+        text = str(error)
+
+        assert error.reason in text
+        if hasattr(error, "path"):
+            assert str(error.path) in text
+        if hasattr(error, "offset"):
+            assert f"{error.offset:,}" in text
+
+
+class TestValues:
+    @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+    def test_values_pickle_and_copy(self, value: object) -> None:
+        """Records, results and registries go to other processes and come back equal."""
+        assert pickle.loads(pickle.dumps(value)) == value
+        assert copy.copy(value) == value
+        assert copy.deepcopy(value) == value
