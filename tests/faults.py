@@ -20,7 +20,7 @@ CALLS = tuple(name for name in vars(OperatingSystem) if not name.startswith("_")
 
 @dataclass
 class Fault:
-    """The ``number``-th call of ``call`` (1: the next one) raises ``error``, and so do all later ones if ``persistent``."""
+    """The ``number``-th call of ``call`` raises ``error``, and so do all later ones if ``persistent``."""
 
     call: str
     number: int

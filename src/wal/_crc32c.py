@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import cast
@@ -31,7 +32,9 @@ def _crc32c() -> Extend:
 
 
 def _google_crc32c() -> Extend:
-    from google_crc32c import cext  # without its C part the package is no faster than crcmod
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says so if its C part is missing; then it is no faster than crcmod
+        from google_crc32c import cext
 
     return cast(Extend, cext.extend)  # type: ignore[attr-defined]  # it comes from C
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from ._crc32c import extend
 from ._errors import CorruptionError, CRCMismatchError, TornWriteError, UnknownRecordError, WALNotFoundError
 from ._files import READ, File, FileSystem
-from ._frame import ALIGNMENT, HEADER, MAX_RECORD_BYTES, RecordType, frame_bytes, parse_record
+from ._frame import ALIGNMENT, HEADER, MAX_RECORD_BYTES, PREFIX_BYTES, RecordType, frame_bytes, parse_record
 from ._marks import Cause, Damage, Read, Verdict, ends_save, fits, judge, mark_of
 from ._names import SegmentName
 from ._segments import list_segments
@@ -80,13 +80,21 @@ class SegmentDecoder:
             rest = self.size - offset
             data = self.read(offset, min(asked, rest))
             at = whole = 0
+            wanted = CHUNK_BYTES
             while (left := len(data) - at) >= ALIGNMENT:
                 (header,) = HEADER.unpack_from(data, at)
                 length = frame_bytes(header)
-                if length > left and length <= rest - at and (at or length > asked):
+                if length > left and at and left < rest - at:
                     break  # the frame goes on behind this chunk: begin the next one with it
                 stop = at + ALIGNMENT + (header & MAX_RECORD_BYTES)
-                record = parse_record(data, at + ALIGNMENT, stop) if 0 < length <= left else None
+                record = None
+                if 0 < length <= rest - at and (length <= left or left >= PREFIX_BYTES):
+                    record = parse_record(data, at + ALIGNMENT, stop)
+                if record is not None and length > left:
+                    if length > asked:
+                        wanted = length  # a chunk as long as the frame, now that its record looks right
+                        break
+                    record = None  # the file has become shorter
                 if record is None:
                     self.damage = Damage(offset + at, Cause.MALFORMED if header else Cause.END)
                     break
@@ -108,9 +116,8 @@ class SegmentDecoder:
             else:
                 if at + left == rest or len(data) < min(asked, rest):
                     self.damage = Damage(offset + at, Cause.MALFORMED if any(data[at:]) else Cause.END)
-                length = 0
             offset += at
-            asked = max(CHUNK_BYTES, length)
+            asked = wanted
             self.save_open = whole < len(frames)
             if whole:
                 yield frames[:whole]
@@ -125,8 +132,10 @@ class SegmentDecoder:
             return Cause.MARK
         if type not in _KNOWN:
             return Cause.TYPE
-        if self._head and type != self._head.pop(0):
-            return Cause.HEAD
+        if self._head:
+            if type != self._head[0]:
+                return Cause.HEAD
+            del self._head[0]
         return None
 
     def judge(self, *, last_segment: bool) -> tuple[Verdict, str]:

@@ -14,15 +14,24 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from ._locks import lock_directory, lock_file, unlock_directory, unlock_file
 
-__all__ = ["OPERATING_SYSTEM", "File", "FileSystem", "OperatingSystem", "open_directory", "real_path", "sync_directory"]
+__all__ = [
+    "OPERATING_SYSTEM",
+    "File",
+    "FileSystem",
+    "OperatingSystem",
+    "make_directories",
+    "open_directory",
+    "real_path",
+    "remove_directories",
+    "sync_directory",
+]
 
 READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # a pipe in the place of a segment must not hang
 READ_WRITE = os.O_RDWR
@@ -201,6 +210,10 @@ class File:
             raise ValueError(f"{self.path} is closed")
         return self._fd
 
+    @property
+    def closed(self) -> bool:
+        return self._fd is None
+
     def size(self) -> int:
         return self.fs.size(self.fd)
 
@@ -261,9 +274,8 @@ def sync_directory(fs: FileSystem, path: Path) -> None:
         fs.fsync(directory.fd)
 
 
-@contextmanager
-def directory_made(fs: FileSystem, path: Path) -> Iterator[None]:
-    """Make a directory and its missing parents, durably; remove what was made if the block fails."""
+def make_directories(fs: FileSystem, path: Path) -> list[Path]:
+    """Make a directory and its missing parents, durably; return those that were made, the outermost first."""
     missing = []
     while not fs.is_directory(path):
         missing.append(path)
@@ -278,9 +290,14 @@ def directory_made(fs: FileSystem, path: Path) -> Iterator[None]:
                 if not fs.is_directory(directory):
                     raise NotADirectoryError(f"{directory} is not a directory") from None
             sync_directory(fs, directory.parent)
-        yield
     except BaseException:
-        with suppress(OSError):
-            for directory in reversed(made):
-                fs.rmdir(directory)
+        remove_directories(fs, made)
         raise
+    return made
+
+
+def remove_directories(fs: FileSystem, made: list[Path]) -> None:
+    """Remove what ``make_directories`` made, as far as it is empty."""
+    with suppress(OSError):
+        for directory in reversed(made):
+            fs.rmdir(directory)

@@ -34,7 +34,16 @@ from enum import IntEnum
 
 from ._protobuf import read_varint, varint
 
-__all__ = ["ALIGNMENT", "HEADER", "PREFIX_BYTES", "RecordType", "encode_frame", "frame_bytes", "parse_record"]
+__all__ = [
+    "ALIGNMENT",
+    "HEADER",
+    "PREFIX_BYTES",
+    "RecordType",
+    "aligned",
+    "encode_frame",
+    "frame_bytes",
+    "parse_record",
+]
 
 
 class RecordType(IntEnum):
@@ -58,6 +67,15 @@ MAX_RECORD_BYTES = 2**56 - 1
 
 _TAG_TYPE, _TAG_CRC, _TAG_DATA = 0x08, 0x10, 0x1A
 _CRC = RecordType.CRC.value
+
+
+def aligned(size: int) -> int:
+    """
+    Round a segment's length up to whole words.
+
+    etcd takes one to seven bytes behind the last frame for a frame that was cut off, even if they are zeros.
+    """
+    return size + -size % ALIGNMENT
 
 
 def encode_frame(type: int, crc: int, data: bytes, mark_code: int) -> bytes:

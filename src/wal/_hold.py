@@ -8,12 +8,14 @@ released or all is closed, so between two segments there is no moment without a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from ._encoder import Encoder, Payload
 from ._errors import WALLockedError, WALNotFoundError
 from ._files import CREATE, READ_WRITE, File, FileSystem, open_directory
+from ._frame import aligned
 from ._names import SegmentName, is_temporary, select
 
 __all__ = ["Hold"]
@@ -95,7 +97,7 @@ class Hold:
         file = File(self.fs, self.path / name.temporary, CREATE)
         try:
             self.fs.lock(file.fd)
-            self.fs.allocate(file.fd, segment_size)
+            self.fs.allocate(file.fd, aligned(segment_size))
             encoder = Encoder(file, offset=0, crc=crc, save_marks=save_marks)
             encoder.write(head)
             self.fs.fsync(file.fd)
@@ -115,30 +117,39 @@ class Hold:
 
     def release(self, index: int) -> None:
         """Unlock and close the segments that reading from snapshot ``index`` on does not need."""
-        first = select([name for name, _ in self.segments], index) or 0
-        released, self.segments = self.segments[:first], self.segments[first:]
-        for _, file in released:
+        for _ in range(select([name for name, _ in self.segments], index) or 0):
+            _, file = self.segments[0]
             self.fs.unlock(file.fd)
             file.close()
+            del self.segments[0]
 
     def close(self) -> None:
-        """Unlock and close everything; raise the first error afterwards."""
-        segments, self.segments = self.segments, []
-        errors = []
-        for file, unlock in [(file, self.fs.unlock) for _, file in segments] + [
-            (self._directory, self.fs.unlock_directory)
-        ]:
-            try:
-                # A forked child may still have the descriptor, and with it the lock; closing ours is not enough.
-                unlock(file.fd)
-            except Exception as error:
-                errors.append(error)
-            try:
-                file.close()
-            except OSError as error:
-                errors.append(error)
+        """
+        Unlock and close everything; raise the first error afterwards.
+
+        What an interrupt leaves undone is done by the next call.
+        """
+        errors: list[Exception] = []
+        while self.segments:
+            _, file = self.segments[-1]
+            self._give_up(file, self.fs.unlock, errors)
+            self.segments.pop()
+        self._give_up(self._directory, self.fs.unlock_directory, errors)
         if errors:
             raise errors[0]
+
+    def _give_up(self, file: File, unlock: Callable[[int], None], errors: list[Exception]) -> None:
+        if file.closed:
+            return
+        try:
+            # A forked child may still have the descriptor, and with it the lock; closing ours is not enough.
+            unlock(file.fd)
+        except Exception as error:
+            errors.append(error)
+        try:
+            file.close()
+        except OSError as error:
+            errors.append(error)
 
     def abandon(self) -> None:
         """Close the descriptors that a fork has copied; the locks stay with the process that took them."""

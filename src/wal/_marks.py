@@ -65,7 +65,7 @@ __all__ = ["Cause", "Damage", "Mark", "Read", "Verdict", "fits", "judge", "mark_
 Read = Callable[[int, int], bytes]
 """``read(offset, length)`` returns that part of a segment, shorter only at its end."""
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18
 
 
 class Mark(IntEnum):
@@ -266,7 +266,8 @@ def _search(read: Read, size: int, at: int) -> int | None:
     """
     while size - at > ALIGNMENT:
         chunk = read(at, min(CHUNK_BYTES, size - at) + PREFIX_BYTES)
-        begins = chunk[ALIGNMENT::ALIGNMENT].translate(_RECORD_BEGINS)
+        # The last bytes are there to read a frame's prefix from, not to look for another frame in.
+        begins = chunk[ALIGNMENT : ALIGNMENT + CHUNK_BYTES : ALIGNMENT].translate(_RECORD_BEGINS)
         tops = chunk[ALIGNMENT - 1 :: ALIGNMENT].translate(_TOPS)[: len(begins)]
         both = int.from_bytes(tops, "little") & int.from_bytes(begins, "little")
         places = both.to_bytes(len(begins), "little")

@@ -8,6 +8,7 @@ has not been touched and stays usable.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 
 from ._encoder import Payload
@@ -31,7 +32,7 @@ class Marshaller:
     """
 
     def __init__(self, registry: RecordRegistry | None, max_record_bytes: int) -> None:
-        if max_record_bytes < 1:
+        if operator.index(max_record_bytes) < 1:
             raise ValueError(f"max_record_bytes must be at least 1, not {max_record_bytes}")
         self.registry = (registry or DEFAULT_REGISTRY).copy()
         self._max_record_bytes = max_record_bytes
@@ -55,6 +56,10 @@ class Marshaller:
                     index, expected, f"entry {index} follows entry {expected - 1}; indexes of a save are consecutive"
                 )
             records.append((_ENTRY, data))
+            if index > _MAX_INDEX:
+                raise IndexOrderError(
+                    index, _MAX_INDEX, f"entry {index} is beyond the last possible index, {_MAX_INDEX}"
+                )
         return records, range(first, first + len(records))
 
     def state(self, state: HardState) -> tuple[HardState, bytes]:

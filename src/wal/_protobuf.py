@@ -50,6 +50,8 @@ def read_varint(data: bytes, at: int, stop: int) -> tuple[int, int]:
 
 def uint_field(number: int, value: int, *, keep_zero: bool = False) -> bytes:
     """Encode an integer field. proto3 leaves a zero out; etcd's proto2 messages keep it."""
+    if not isinstance(value, int):
+        raise TypeError(f"{value!r} is not an integer")
     if not 0 <= value <= _MAX_UINT:
         raise ValueError(f"{value} is not an unsigned integer of 64 bits")
     if value == 0 and not keep_zero:
@@ -59,6 +61,8 @@ def uint_field(number: int, value: int, *, keep_zero: bool = False) -> bytes:
 
 def bytes_field(number: int, value: bytes) -> bytes:
     """Encode a field of bytes, left out if empty."""
+    if not isinstance(value, bytes):
+        value = bytes(memoryview(value))  # any buffer; a TypeError for text, integers and None
     return varint(number << 3 | _BYTES) + varint(len(value)) + value if value else b""
 
 

@@ -222,11 +222,11 @@ class RecordRegistry:
         base = _BASES.get(type)
         if base is None:
             raise RecordTypeError(f"record type {type!r} takes no class; ENTRY, STATE and SNAPSHOT do")
-        if not (isinstance(cls, _type) and issubclass(cls, base)):
-            raise RecordTypeError(f"{cls!r} is not a subclass of {base.__name__}, which {type.name} records need")
+        if not isinstance(cls, _type) or base not in cls.__mro__:
+            raise RecordTypeError(f"{cls!r} is not a subclass of {base.__name__}, which {type!r} records need")
         if missing := sorted(cls.__abstractmethods__):
             raise RecordTypeError(f"{cls.__name__} is abstract; it lacks {', '.join(missing)}")
-        self._classes[type] = cls
+        self._classes[RecordType(type)] = cls
         return cls
 
     @property

@@ -18,6 +18,7 @@ from pathlib import Path
 from ._decoder import Decoder
 from ._errors import CorruptionError
 from ._files import CREATE, OPERATING_SYSTEM, File, FileSystem, real_path, sync_directory
+from ._frame import aligned
 from ._hold import Hold
 from ._segments import segments_from
 
@@ -54,7 +55,8 @@ def repair(path: str | os.PathLike[str], *, force: bool = False, fs: FileSystem 
 
     When this returns, the log can be opened, and the copy of what was cut is durable. It is named after the
     segment and the offset, ends in ``.broken``, and is never overwritten or removed. If this raises, the log is
-    as it was. Running it again, or after a crash in the middle, is harmless. No record class is needed.
+    as it was, or cut already with the copy kept. Running it again, or after a crash in the middle, is harmless.
+    No record class is needed.
 
     Args:
         path: The log's directory. It must not be open for writing.
@@ -102,7 +104,7 @@ def cut_tail(file: File, offset: int, reason: str) -> RepairReport:
     backup = _back_up(file, offset, end)
     fs.truncate(file.fd, offset)
     fs.fsync(file.fd)
-    fs.allocate(file.fd, size)
+    fs.allocate(file.fd, aligned(size))
     fs.fsync(file.fd)
     report = RepairReport(file.path, offset, end - offset, backup, reason)
     _logger.warning(

@@ -96,9 +96,9 @@ class Replay:
         self.records = 0
         self.entries = 0
         # The first index in a segment's name is the one after the log's last index when it was cut, which was that
-        # of an entry or of a marker.
-        self._last_at_cut = max(self.names[0].first_index - 1, 0)
-        self.last_entry = self._last_at_cut
+        # of an entry or of a marker. etcd, reopened at a marker ahead of its entries, does not count that marker.
+        self.last_entry = max(self.names[0].first_index - 1, 0)
+        self._last_at_cut = max(self.last_entry, index or 0)
         self.last_marker = 0
         self._path = path
         self._entry, self._state, self._snapshot = registry.entry, registry.state, registry.snapshot

@@ -10,14 +10,15 @@ write: the log stops for good, and never tries a sync again.
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 from ._crc32c import warn_if_slow
 from ._encoder import Encoder, Payload
@@ -29,9 +30,10 @@ from ._errors import (
     WALClosedError,
     WALExistsError,
     WALFailedError,
+    WALLockedError,
 )
-from ._files import OPERATING_SYSTEM, FileSystem, directory_made, real_path, sync_directory
-from ._frame import RecordType
+from ._files import OPERATING_SYSTEM, FileSystem, make_directories, real_path, remove_directories, sync_directory
+from ._frame import RecordType, aligned
 from ._hold import Hold
 from ._marshal import Marshaller
 from ._names import SegmentName
@@ -44,9 +46,27 @@ __all__ = ["MAX_RECORD_BYTES", "SEGMENT_SIZE", "WAL"]
 
 SEGMENT_SIZE = 64_000_000
 MIN_SEGMENT_SIZE = 4096
+MAX_SEGMENT_SIZE = 2**62
 MAX_RECORD_BYTES = 10_000_000
 
 _CRC, _METADATA, _STATE = RecordType.CRC.value, RecordType.METADATA.value, RecordType.STATE.value
+
+
+class _Known(NamedTuple):
+    """What the log knows of itself. All of it changes in one step, when a save is done."""
+
+    last_entry: int
+    last_marker: int
+    state: HardState
+    state_data: bytes | None
+    """The state as it stands on disk, to be repeated at a cut; ``None`` if none was saved."""
+
+    @property
+    def last_index(self) -> int:
+        return max(self.last_entry, self.last_marker)
+
+
+_INTERRUPTED = InterruptedError("a save was interrupted before it was done")
 
 
 class WAL:
@@ -88,12 +108,11 @@ class WAL:
         self._save_marks = save_marks
         self._process = os.getpid()
         self._closed = False
+        self._released = False
         self._failure: BaseException | None = None
         self._encoder = encoder
         self._metadata = metadata
-        self._state = self._registry.state.empty()
-        self._state_data: bytes | None = None
-        self._last_entry = self._last_marker = 0
+        self._known = _Known(0, 0, self._registry.state.empty(), None)
         self._repaired: RepairReport | None = None
 
     # ------------------------------------------------------------------------------------------ make one
@@ -141,33 +160,36 @@ class WAL:
         metadata = marshaller.metadata(metadata)
         head = [(_CRC, b""), (_METADATA, metadata), marshaller.empty_snapshot()]
         directory = real_path(path)
-        with directory_made(fs, directory):
+        made = make_directories(fs, directory)
+        try:
             hold = Hold(fs, directory)
-            try:
-                if list_segments(fs, directory):
-                    raise WALExistsError(directory, "the directory already has a log; open it with WAL.open")
-                hold.remove_temporaries()
-                sync_directory(fs, directory.parent)
-                encoder = hold.begin_segment(
-                    SegmentName(0, 0),
-                    head,
-                    crc=0,
-                    segment_size=segment_size,
-                    save_marks=save_marks,
-                )
-                return cls(
-                    hold,
-                    marshaller,
-                    start=0,
-                    segment_size=segment_size,
-                    sync=sync,
-                    save_marks=save_marks,
-                    encoder=encoder,
-                    metadata=metadata,
-                )
-            except BaseException:
-                hold.close()
-                raise
+        except WALLockedError:
+            raise  # the directory is in use: leave it to whoever that is
+        except BaseException:
+            remove_directories(fs, made)
+            raise
+        try:
+            if list_segments(fs, directory):
+                raise WALExistsError(directory, "the directory already has a log; open it with WAL.open")
+            hold.remove_temporaries()
+            sync_directory(fs, directory.parent)
+            encoder = hold.begin_segment(
+                SegmentName(0, 0), head, crc=0, segment_size=segment_size, save_marks=save_marks
+            )
+            return cls(
+                hold,
+                marshaller,
+                start=0,
+                segment_size=segment_size,
+                sync=sync,
+                save_marks=save_marks,
+                encoder=encoder,
+                metadata=metadata,
+            )
+        except BaseException:
+            remove_directories(fs, made)  # under our lock, so that nobody is at work in them
+            hold.close()
+            raise
 
     @classmethod
     def open(
@@ -268,6 +290,7 @@ class WAL:
         return contents
 
     def _begin_replay(self) -> Replay:
+        self._check_process()
         with self._lock:
             self._check_open_locked()
         return Replay(self._hold.fs, self.path, self._start, self._registry)
@@ -280,10 +303,12 @@ class WAL:
             if self._encoder is not None:
                 return
             _, file = self._hold.tail
+            size = file.size()
+            if size != aligned(size):
+                self._hold.fs.truncate(file.fd, aligned(size))
             assert replay.end.crc is not None, "every segment begins with a CRC record"
             self._metadata = replay.metadata or b""
-            self._state, self._state_data = replay.state, replay.state_data
-            self._last_entry, self._last_marker = replay.last_entry, replay.last_marker
+            self._known = _Known(replay.last_entry, replay.last_marker, replay.state, replay.state_data)
             self._encoder = Encoder(file, offset=replay.end.offset, crc=replay.end.crc, save_marks=self._save_marks)
 
     def _repair(self, torn: TornWriteError) -> None:
@@ -301,7 +326,7 @@ class WAL:
         Append entries and the hard state, in this order, as one save.
 
         When this returns, the save is durable (with ``sync=False``: handed to the system). After a crash before
-        that, it is there as a whole or not at all. A state equal to the last one is not written again.
+        that, it is there as a whole or not at all. A state equal to the last one is not written again by itself.
 
         Args:
             state: The new hard state; ``None`` leaves it.
@@ -322,25 +347,23 @@ class WAL:
         state_data = None
         if state is not None:
             state, state_data = self._marshaller.state(state)
-        with self._usable() as encoder:
-            if indexes and not 0 < indexes[0] <= self._last_index + 1:
-                raise IndexOrderError(
-                    indexes[0],
-                    self._last_index + 1,
-                    f"entry {indexes[0]} must have an index from 1 to {self._last_index + 1}",
-                )
-            if state_data == self._current_state_data:
-                state_data = None
-            if state_data is not None:
+        self._check_process()
+        with self._lock:
+            self._check_usable_locked()
+            known = self._known
+            if indexes:
+                if not 0 < indexes[0] <= known.last_index + 1:
+                    raise IndexOrderError(
+                        indexes[0],
+                        known.last_index + 1,
+                        f"entry {indexes[0]} must have an index from 1 to {known.last_index + 1}",
+                    )
+                known = known._replace(last_entry=indexes[-1])
+            if state is not None and state_data is not None and self._is_news_locked(state_data, records):
                 records.append((_STATE, state_data))
-            if not records:
-                return
-            with self._stops_on_failure():
-                self._append_locked(encoder, records)
-                if indexes:
-                    self._last_entry = indexes[-1]
-                if state is not None and state_data is not None:
-                    self._state, self._state_data = state, state_data
+                known = known._replace(state=state, state_data=state_data)
+            if records:
+                self._finish_or_stop_locked(self._append_locked, records, known)
 
     def save_entry(self, entries: Iterable[LogEntry]) -> None:
         """Append entries: ``save(None, entries)``."""
@@ -362,9 +385,11 @@ class WAL:
             As ``save``.
         """
         record, index = self._marshaller.snapshot(snapshot)
-        with self._usable() as encoder, self._stops_on_failure():
-            self._append_locked(encoder, [record])
-            self._last_marker = max(self._last_marker, index)
+        self._check_process()
+        with self._lock:
+            self._check_usable_locked()
+            known = self._known._replace(last_marker=max(self._known.last_marker, index))
+            self._finish_or_stop_locked(self._append_locked, [record], known)
 
     def sync(self) -> None:
         """
@@ -373,8 +398,11 @@ class WAL:
         Raises:
             NotReadError, WALClosedError, WALFailedError: As ``save``.
         """
-        with self._usable() as encoder, self._stops_on_failure():
-            encoder.sync()
+        self._check_process()
+        with self._lock:
+            encoder = self._check_usable_locked()
+            if not encoder.synced:
+                self._finish_or_stop_locked(encoder.sync)
 
     def release(self, snapshot: Snapshot) -> None:
         """
@@ -385,6 +413,7 @@ class WAL:
         Raises:
             WALClosedError: The log is closed.
         """
+        self._check_process()
         with self._lock:
             self._check_open_locked()
             self._hold.release(snapshot.index)
@@ -402,29 +431,58 @@ class WAL:
         """
         if os.getpid() != self._process:
             # A forked child: the parent's log goes on, and must not be synced, unlocked or warned about from here.
-            self._closed = True
+            self._closed = self._released = True
             self._hold.abandon()
             return
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
             try:
-                if self._encoder is not None and not self._encoder.synced and self._failure is None:
-                    with self._stops_on_failure():
-                        self._encoder.sync()
+                if not self._closed:
+                    self._closed = True
+                    if self._encoder is not None and not self._encoder.synced and self._failure is None:
+                        self._finish_or_stop_locked(self._encoder.sync)
             except BaseException:
                 with suppress(OSError):
                     self._hold.close()
+                    self._released = True
                 raise
-            self._hold.close()
+            if not self._released:
+                self._hold.close()  # what is left of it, if an earlier call was interrupted
+                self._released = True
 
-    def _append_locked(self, encoder: Encoder, records: list[Payload]) -> None:
+    def _finish_or_stop_locked(self, work: Callable[..., None], *arguments: Any) -> None:
+        """
+        Do the work to its end, or stop the log for good.
+
+        It counts as stopped from before the first byte until after the last: wherever an error or an interrupt
+        leaves this, and however many of them, there is no moment at which a half-done save is forgotten.
+        """
+        self._failure = _INTERRUPTED
+        try:
+            work(*arguments)
+            self._failure = None
+        except OSError as error:
+            self._failure = error
+            raise WALFailedError(
+                self.path, f"a write failed and the log has stopped ({error}); close and reopen it"
+            ) from error
+        except BaseException as error:
+            self._failure = error
+            raise
+
+    def _append_locked(self, records: list[Payload], known: _Known) -> None:
+        encoder = self._check_read()
         if encoder.offset >= self._segment_size:
             encoder = self._cut_locked(encoder)
         encoder.write(records)
         if self._sync:
             encoder.sync()
+        self._known = known
+
+    def _is_news_locked(self, state_data: bytes, records: list[Payload]) -> bool:
+        """Tell whether a state must be written; an old one is by the Go original, too, if entries are."""
+        if self._known.state_data is None:
+            return state_data != self._known.state.marshal()
+        return state_data != self._known.state_data or bool(records)
 
     def _cut_locked(self, encoder: Encoder) -> Encoder:
         """End the segment and begin the next one."""
@@ -433,10 +491,10 @@ class WAL:
         self._hold.fs.truncate(file.fd, encoder.offset)
         self._hold.fs.fsync(file.fd)
         head = [(_CRC, b""), (_METADATA, self._metadata)]
-        if self._state_data is not None:
-            head.append((_STATE, self._state_data))
+        if self._known.state_data is not None:
+            head.append((_STATE, self._known.state_data))
         self._encoder = self._hold.begin_segment(
-            SegmentName(name.sequence + 1, self._last_index + 1),
+            SegmentName(name.sequence + 1, self._known.last_index + 1),
             head,
             crc=encoder.crc,
             segment_size=self._segment_size,
@@ -446,45 +504,26 @@ class WAL:
 
     # -------------------------------------------------------------------------------------- check the log
 
-    @contextmanager
-    def _usable(self) -> Iterator[Encoder]:
-        """Hold the mutex over a block that appends; raise if the log cannot."""
-        self._check_process()
-        with self._lock:
-            self._check_open_locked()
-            if self._failure is not None:
-                raise WALFailedError(
-                    self.path, f"the log has stopped after a failure ({self._failure!r}); close and reopen it"
-                ) from self._failure
-            if self._encoder is None:
-                raise NotReadError("the log was opened but not read; call read_all() before the first save")
-            yield self._encoder
-
-    @contextmanager
-    def _stops_on_failure(self) -> Iterator[None]:
-        """Stop the log for good if the block does not come to its end, for whatever reason."""
-        try:
-            yield
-        except BaseException as error:
-            self._failure = error
-            if isinstance(error, OSError):
-                raise WALFailedError(
-                    self.path, f"a write failed and the log has stopped ({error}); close and reopen it"
-                ) from error
-            raise
+    def _check_usable_locked(self) -> Encoder:
+        self._check_open_locked()
+        if self._failure is not None:
+            raise WALFailedError(
+                self.path, f"the log has stopped after a failure ({self._failure!r}); close and reopen it"
+            ) from self._failure
+        return self._check_read()
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:
             raise WALClosedError(f"{self.path} was opened by process {self._process}; a forked child cannot use it")
 
     def _check_open_locked(self) -> None:
-        self._check_process()
         if self._closed:
             raise WALClosedError(f"{self.path} is closed")
 
-    def _check_read(self) -> None:
+    def _check_read(self) -> Encoder:
         if self._encoder is None:
-            raise NotReadError("this is known when the log has been read; call read_all() first")
+            raise NotReadError(f"{self.path} was opened but not read to its end; call read_all() first")
+        return self._encoder
 
     # ---------------------------------------------------------------------------------------- properties
 
@@ -503,19 +542,18 @@ class WAL:
     def state(self) -> HardState:
         """The last hard state saved, or the registered class's ``empty()``. ``NotReadError`` before reading."""
         self._check_read()
-        return self._state
+        return self._known.state
 
     @property
     def first_index(self) -> int:
         """The index of the first entry in the segments that the log holds; 1 for all of a new log."""
-        with self._lock:
-            return max(1, min((name.first_index for name, _ in self._hold.segments), default=1))
+        return max(1, min((name.first_index for name, _ in self._hold.segments.copy()), default=1))
 
     @property
     def last_index(self) -> int:
         """The greater of the last entry's index and the greatest snapshot marker's; 0 if there is none of both."""
         self._check_read()
-        return self._last_index
+        return self._known.last_index
 
     @property
     def repaired(self) -> RepairReport | None:
@@ -526,14 +564,6 @@ class WAL:
     def closed(self) -> bool:
         """Whether ``close`` has been called."""
         return self._closed
-
-    @property
-    def _last_index(self) -> int:
-        return max(self._last_entry, self._last_marker)
-
-    @property
-    def _current_state_data(self) -> bytes:
-        return self._registry.state.empty().marshal() if self._state_data is None else self._state_data
 
     def __repr__(self) -> str:
         status = "closed" if self._closed else "failed" if self._failure else "open" if self._encoder else "not read"
@@ -548,16 +578,17 @@ class WAL:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_closed", True) or os.getpid() != self._process:
+        if getattr(self, "_released", True) or os.getpid() != self._process:
             return
-        warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, stacklevel=2, source=self)
         with suppress(Exception):
             self._hold.close()
+        if not self._closed:
+            warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, stacklevel=2, source=self)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an open log cannot be pickled or copied; pass its path")
 
 
 def _check_options(segment_size: int) -> None:
-    if segment_size < MIN_SEGMENT_SIZE:
-        raise ValueError(f"segment_size must be at least {MIN_SEGMENT_SIZE} bytes, not {segment_size}")
+    if not MIN_SEGMENT_SIZE <= operator.index(segment_size) <= MAX_SEGMENT_SIZE:
+        raise ValueError(f"segment_size must be from {MIN_SEGMENT_SIZE} to {MAX_SEGMENT_SIZE}, not {segment_size}")
