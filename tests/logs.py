@@ -166,7 +166,7 @@ class Interrupt:
         code = frame.f_code
         if event not in ("call", "c_return") or not code.co_filename.startswith(INTERRUPTED_FILES):
             return
-        if code.co_name == "<genexpr>":  # nor does what is raised while a generator is closed
+        if code.co_name in ("__del__", "<genexpr>"):  # nor does what is raised while an object is freed
             return
         self.places.append(f"{event} {code.co_filename}:{frame.f_lineno}")
         if len(self.places) == self.number:
