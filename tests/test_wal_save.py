@@ -782,6 +782,20 @@ def test_without_save_marks_no_frame_has_one(path: Path) -> None:
     assert indexes(path) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_each_writer_marks_its_own_saves_or_does_not(path: Path, first: bool) -> None:
+    """The option is of the writer, not of the log: before a cut and behind it."""
+    with wal.WAL.create(path, segment_size=SMALL, save_marks=first) as log:
+        log.save_entry([Entry(1)])
+    with wal.read_wal(path, segment_size=SMALL, save_marks=not first).wal as log:
+        log.save_entry([Entry(2, bytes(SMALL))])
+        log.save_entry([Entry(3)])
+
+    old, new = segments(path)
+    assert [frame.mark != Mark.NONE for frame in frames(old)] == [first] * 4 + [not first]
+    assert [frame.mark != Mark.NONE for frame in frames(new)] == [not first] * 3
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     sessions=st.lists(
