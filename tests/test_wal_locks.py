@@ -436,6 +436,24 @@ def test_a_creator_that_comes_second_does_not_remove_the_directory_that_it_made(
     wal.WAL.create(path, segment_size=SMALL).close()
 
 
+def test_a_create_that_fails_removes_the_directory_before_it_gives_up_the_lock(path: Path) -> None:
+    """R59: or else it would be removed from under the next creator, who has the lock by then."""
+    seen: list[bool] = []
+
+    class Watched(Disk):
+        def unlock_directory(self, fd: int) -> None:
+            super().unlock_directory(fd)
+            seen.append(path.exists())
+
+    fs = Watched()
+    fs.fail("rename")
+    with pytest.raises(OSError):
+        wal.WAL.create(path, segment_size=SMALL, fs=fs)
+
+    assert seen == [False]
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("opening", [wal.WAL.create, wal.WAL.open, wal.repair], ids=lambda f: f.__name__)
 def test_a_lock_on_a_directory_that_is_gone_is_worth_nothing(path: Path, opening: Callable[..., object]) -> None:
     """R59: another creator made the directory, failed and removed it, and a third one has made it anew."""
