@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -208,7 +208,7 @@ def test_a_lock_held_by_a_process_in_go_keeps_writers_out(log: wal.WAL, path: Pa
     def hold() -> None:
         go_lock(os.open(segments(path)[-1], os.O_RDWR))
         os.write(writing, b"held")
-        time.sleep(600)
+        signal.pause()
 
     with Child(hold):
         os.read(reading, 4)
@@ -603,7 +603,7 @@ def test_the_parent_can_reopen_while_a_forked_child_lives(path: Path, forked: st
         log.save_entry([Entry(1, bytes(SMALL))])
         if forked == "after a cut":
             log.save_entry([Entry(2, bytes(SMALL))])
-        with Child(lambda: time.sleep(600)):
+        with Child(signal.pause):
             log.save_entry([Entry(log.last_index + 1)])
             last = log.last_index
             log.close()
@@ -620,7 +620,7 @@ def test_released_segments_are_free_while_a_forked_child_lives(path: Path) -> No
     with wal.WAL.create(path, segment_size=SMALL) as log:
         for index in range(1, 4):
             log.save_entry([Entry(index, bytes(SMALL))])
-        with Child(lambda: time.sleep(600)):
+        with Child(signal.pause):
             log.release(SnapshotMarker(3))
             if sys.platform == "linux":
                 assert [lock_of_another(segment, go_lock) for segment in segments(path)] == [True, True, False]
@@ -634,7 +634,7 @@ def test_a_killed_writer_leaves_no_lock(path: Path) -> None:
         log = wal.WAL.create(path, segment_size=SMALL)
         log.save_entry([Entry(1)])
         os.write(writing, b"held")
-        time.sleep(600)
+        signal.pause()
 
     with Child(write):
         os.read(reading, 4)

@@ -117,11 +117,13 @@ class Hold:
 
     def release(self, index: int) -> None:
         """Unlock and close the segments that reading from snapshot ``index`` on does not need."""
+        errors: list[Exception] = []
         for _ in range(select([name for name, _ in self.segments], index) or 0):
             _, file = self.segments[0]
-            self.fs.unlock(file.fd)
-            file.close()
+            self._give_up(file, self.fs.unlock, errors)
             del self.segments[0]
+        if errors:
+            raise errors[0]
 
     def close(self) -> None:
         """
