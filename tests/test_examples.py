@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import kvstore
+import ledger
 import pytest
 
 import wal
@@ -86,6 +87,93 @@ class TestKeyValueStore:
         with kvstore.KeyValueStore(path) as store:
             assert acknowledged >= 1
             assert kvstore.complaint(acknowledged, store) is None
+
+
+TRANSFER_UNTIL_KILLED = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+import ledger
+
+with ledger.Ledger(Path(sys.argv[2]), snapshot_every=10, segment_size=4096) as book:
+    while True:
+        book.transfer("ada", "bob", book.transfers + 1)
+        print(book.transfers, flush=True)
+"""
+
+
+class TestLedger:
+    @staticmethod
+    def balances(transfers: int) -> dict[str, int]:
+        """What ada and bob have when the n-th transfer is n cents."""
+        cents = transfers * (transfers + 1) // 2
+        return {"ada": -cents, "bob": cents} if transfers else {}
+
+    def test_it_goes_on_where_it_was(self, path: Path) -> None:
+        """The program, run twice on one directory: the second time with all that the first one did."""
+        for so_far in (0, 120):
+            done = subprocess.run(
+                [sys.executable, "-W", "error", ledger.__file__, path, "120"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout.startswith(f"{so_far} transfers so far\n")
+            assert done.stdout.endswith(f"{so_far + 120} transfers; the sum is 0\n")
+
+    def test_a_kill_loses_no_transfer_and_no_money(self, path: Path) -> None:
+        """Killed four times: what was acknowledged is there, and at most one transfer more, and it was a whole one."""
+        for _ in range(4):
+            with subprocess.Popen(
+                [sys.executable, "-c", TRANSFER_UNTIL_KILLED, str(EXAMPLES[0].parent), str(path)],
+                stdout=subprocess.PIPE,
+                text=True,
+            ) as child:
+                assert child.stdout is not None
+                acknowledged = [int(child.stdout.readline()) for _ in range(13)]
+                child.kill()
+                acknowledged += [int(line) for line in child.stdout]
+
+            with ledger.Ledger(path) as book:
+                assert book.transfers in (acknowledged[-1], acknowledged[-1] + 1)
+                assert book.balances == self.balances(book.transfers)
+
+    @pytest.mark.parametrize("transfers", [0, 1, 9, 10, 11, 120])
+    def test_balances_are_found_again(self, path: Path, transfers: int) -> None:
+        """Whatever part of them is in a snapshot, and whatever in entries."""
+        with ledger.Ledger(path, snapshot_every=10, segment_size=4096) as book:
+            for number in range(1, transfers + 1):
+                book.transfer("ada", "bob", number)
+
+        with ledger.Ledger(path) as book:
+            assert book.transfers == transfers
+            assert book.balances == self.balances(transfers)
+
+    def test_it_stays_small(self, path: Path) -> None:
+        """Two snapshots, and the segments that they need."""
+        with ledger.Ledger(path, snapshot_every=10, segment_size=4096) as book:
+            for number in range(1, 251):
+                book.transfer("ada", "bob", number)
+
+        assert len(list((path / "snap").iterdir())) == 2
+        assert len(list((path / "wal").iterdir())) <= 2
+        assert wal.valid_snapshots(path / "wal", registry=ledger.REGISTRY)[-1].index == 250
+
+    def test_money_that_was_made_is_an_exit_code(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """If the balances do not add up to zero, the program ends with 1."""
+
+        def cheat(self: ledger.Ledger, transfer: ledger.Transfer) -> None:
+            self.balances[transfer.payee] = transfer.cents
+
+        monkeypatch.setattr(ledger.Ledger, "_apply", cheat)
+
+        assert ledger.main(str(path), "3") == 1
+        assert "the sum is 0" not in capsys.readouterr().out
 
 
 class TestTheDemoCanFail:

@@ -20,11 +20,12 @@ FLOORS = [
     {"_crc32c", "_errors", "_locks", "_names", "_protobuf"},
     {"_files", "_frame"},
     {"_marks", "_records", "_segments"},
-    {"_decoder", "_encoder"},
-    {"_hold", "_marshal", "_replay", "etcd"},
-    {"_reader", "_repair"},
+    {"_decoder", "_encoder", "_snapshotter", "_storage"},
+    {"_hold", "_marshal", "_memory", "_replay", "etcd", "testing"},
+    {"_purge", "_reader", "_repair"},
     {"_wal"},
-    {"_recovery", "_storage"},
+    {"_recovery"},
+    {"_file_storage"},
     {"__init__"},
 ]
 """The modules from the ground up. Each imports from lower floors only."""

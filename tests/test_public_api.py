@@ -17,15 +17,18 @@ from typing import Any
 import pytest
 
 import wal
+import wal.testing
 from wal import _errors
 
 PUBLIC = {
     "WAL",
     "CRCMismatchError",
     "CommitState",
+    "CompactedError",
     "CorruptionError",
     "Entry",
     "EntryTooLargeError",
+    "FileStorage",
     "FileSystem",
     "HardState",
     "IndexGapError",
@@ -33,7 +36,9 @@ PUBLIC = {
     "LogContents",
     "LogEntry",
     "LogRecord",
+    "MemoryStorage",
     "MetadataConflictError",
+    "NoSnapshotError",
     "NotReadError",
     "ReadWAL",
     "Record",
@@ -41,13 +46,19 @@ PUBLIC = {
     "RecordRegistry",
     "RecordType",
     "RecordTypeError",
+    "Recovered",
     "RepairReport",
+    "Retention",
     "SegmentGapError",
     "Snapshot",
+    "SnapshotData",
     "SnapshotMarker",
     "SnapshotNotFoundError",
+    "SnapshotOutOfDateError",
+    "Snapshotter",
     "Storage",
     "TornWriteError",
+    "UnavailableError",
     "UnknownRecordError",
     "VerifyReport",
     "WALClosedError",
@@ -62,6 +73,8 @@ PUBLIC = {
     "crc_backend",
     "etcd",
     "exists",
+    "open_storage",
+    "purge",
     "read_wal",
     "register_record",
     "repair",
@@ -69,6 +82,7 @@ PUBLIC = {
     "verify",
 }
 PUBLIC_ETCD = {"Entry", "HardState", "Snapshot", "registry"}
+PUBLIC_TESTING = {"StorageConformance"}
 
 OPTIONS = "registry=None, segment_size=64000000, sync=True, save_marks=True, max_record_bytes=10000000, fs=..."
 SIGNATURES = {
@@ -90,6 +104,40 @@ SIGNATURES = {
     "valid_snapshots": "(path, *, registry=None, fs=...)",
     "repair": "(path, *, force=False, fs=...)",
     "exists": "(path, *, fs=...)",
+    "purge": "(path, snapshot, *, keep=0, registry=None, fs=...)",
+    "open_storage": (
+        "(path, metadata=b'', *, registry=None, retention=Retention(snapshots=2, segments=0), "
+        + OPTIONS.removeprefix("registry=None, ")
+        + ")"
+    ),
+    "FileStorage": "(log, snapshotter, *, markers=(), retention=Retention(snapshots=2, segments=0))",
+    "FileStorage.save": "(self, state, entries)",
+    "FileStorage.save_entry": "(self, entries)",
+    "FileStorage.save_state": "(self, state)",
+    "FileStorage.save_snap": "(self, snapshot, marker=None)",
+    "FileStorage.release": "(self, snapshot)",
+    "FileStorage.sync": "(self)",
+    "FileStorage.close": "(self)",
+    "Snapshotter": "(path, *, fs=...)",
+    "Snapshotter.save": "(self, snapshot, *, replace=False)",
+    "Snapshotter.save_db_from": "(self, source, index, *, progress=None)",
+    "Snapshotter.names": "(self)",
+    "Snapshotter.load": "(self)",
+    "Snapshotter.load_newest_available": "(self, markers)",
+    "Snapshotter.is_intact": "(self, index)",
+    "Snapshotter.db_path": "(self, index)",
+    "Snapshotter.release": "(self, index)",
+    "Snapshotter.release_dbs": "(self, index)",
+    "Snapshotter.set_aside": "(self, name)",
+    "Snapshotter.sweep": "(self)",
+    "MemoryStorage": "(*, registry=None)",
+    "MemoryStorage.set_hard_state": "(self, state)",
+    "MemoryStorage.entries": "(self, lo, hi, max_size=None)",
+    "MemoryStorage.entry": "(self, index)",
+    "MemoryStorage.append": "(self, entries)",
+    "MemoryStorage.apply_snapshot": "(self, snapshot, entries=())",
+    "MemoryStorage.create_snapshot": "(self, index, data, metadata=b'')",
+    "MemoryStorage.compact": "(self, index)",
     "crc_backend": "()",
     "register_record": "(type, cls=None)",
     "RecordRegistry": "()",
@@ -102,6 +150,9 @@ SIGNATURES = {
     "LogContents": "(metadata, state, entries, tail)",
     "LogRecord": "(type, value, path, offset)",
     "RepairReport": "(path, offset, bytes_cut, backup, reason)",
+    "SnapshotData": "(index, data=b'', metadata=b'')",
+    "Recovered": "(snapshot, metadata, state, entries, repaired, skipped)",
+    "Retention": "(snapshots=2, segments=0)",
     "VerifyReport": "(path, segments, records, entries, bytes, last_index, tail)",
     "etcd.Entry": "(*, term=0, index=0, type=0, data=b'')",
     "etcd.HardState": "(*, term=0, vote=0, commit=0)",
@@ -119,6 +170,20 @@ WRITERS = [
     "WAL.save_snap",
     "WAL.sync",
     "WAL.close",
+    "FileStorage.save",
+    "FileStorage.save_entry",
+    "FileStorage.save_state",
+    "FileStorage.save_snap",
+    "FileStorage.release",
+    "FileStorage.sync",
+    "FileStorage.close",
+    "Snapshotter.save",
+    "Snapshotter.save_db_from",
+    "Snapshotter.release",
+    "Snapshotter.release_dbs",
+    "Snapshotter.set_aside",
+    "open_storage",
+    "purge",
     "read_wal",
     "repair",
 ]
@@ -137,6 +202,10 @@ ERRORS = [
     wal.RecordTypeError("not an entry"),
     wal.RecordDecodeError(SEGMENT, 4096, "the class refused the payload"),
     wal.SnapshotNotFoundError(7, "no marker of snapshot 7"),
+    wal.NoSnapshotError("there is no snapshot that is intact"),
+    wal.SnapshotOutOfDateError(7, "there is a snapshot of index 7"),
+    wal.CompactedError(7, "entry 7 is compacted"),
+    wal.UnavailableError(7, "entry 7 is not there yet"),
     wal.CorruptionError(*CORRUPTION),
     wal.TornWriteError(*CORRUPTION),
     wal.CRCMismatchError(*CORRUPTION, expected=1, found=2),
@@ -168,7 +237,14 @@ VALUES = [
     wal.LogContents(b"node-1", wal.CommitState(1), [wal.Entry(1)], None),
     wal.RepairReport(SEGMENT, 64, 8, SEGMENT.with_suffix(".broken"), "half a save"),
     wal.VerifyReport(SEGMENT.parent, 1, 5, 2, 128, 2, None),
+    wal.SnapshotData(7, b"state", b"metadata"),
+    wal.Recovered(wal.SnapshotData(7), b"node-1", wal.CommitState(8), [wal.Entry(8)], None, ()),
+    wal.Retention(3, 1),
 ]
+
+
+CONCRETE = re.compile(r"(WAL|WALReader|RecordRegistry|FileStorage|Snapshotter|MemoryStorage)\.")
+"""The members of classes that are no contracts."""
 
 
 def named(name: str) -> Any:
@@ -178,7 +254,7 @@ def named(name: str) -> Any:
     return found.__get__(None, wal.WAL) if isinstance(found, classmethod) else found
 
 
-NAMES = sorted(PUBLIC | {f"etcd.{name}" for name in PUBLIC_ETCD})
+NAMES = sorted(PUBLIC | {f"etcd.{name}" for name in PUBLIC_ETCD} | {f"testing.{name}" for name in PUBLIC_TESTING})
 CLASSES = [name for name in NAMES if inspect.isclass(named(name))]
 MEMBERS = [
     f"{name}.{member}"
@@ -221,6 +297,7 @@ class TestNames:
         """A public name is for ever, so a new one is a decision, made here."""
         assert set(wal.__all__) == PUBLIC
         assert set(wal.etcd.__all__) == PUBLIC_ETCD
+        assert set(wal.testing.__all__) == PUBLIC_TESTING
         assert len(wal.__all__) == len(PUBLIC)
 
     @pytest.mark.parametrize("name", sorted(PUBLIC - {"etcd", "register_record"}))  # a module, a bound method
@@ -265,7 +342,7 @@ class TestSignatures:
     def test_every_function_and_method_is_in_the_table(self) -> None:
         """What can be called is in the table above, but for contracts and what fulfils them."""
         functions = {name for name in NAMES if not inspect.isclass(named(name)) and name != "etcd"}
-        methods = {name for name in MEMBERS if inspect.isroutine(named(name)) and re.match(r"WAL|RecordReg", name)}
+        methods = {name for name in MEMBERS if inspect.isroutine(named(name)) and CONCRETE.match(name)}
 
         assert functions | methods <= set(SIGNATURES)
 
@@ -292,7 +369,7 @@ class TestDocumentation:
         """A method that writes says what is true "when this returns", or which call it stands for."""
         text = " ".join(named(name).__doc__.split())
 
-        assert "When this returns" in text or re.search(r"``save\(.*\)``", text)
+        assert "When this returns" in text or re.search(r"``save\(.*\)``|; see ``WAL\.", text)
 
     @pytest.mark.parametrize("name", [name for name in SIGNATURES if not fields_of(named(name))])
     def test_arguments_are_explained(self, name: str) -> None:

@@ -30,18 +30,22 @@ import logging
 from . import etcd
 from ._crc32c import crc_backend
 from ._errors import (
+    CompactedError,
     CorruptionError,
     CRCMismatchError,
     EntryTooLargeError,
     IndexGapError,
     IndexOrderError,
     MetadataConflictError,
+    NoSnapshotError,
     NotReadError,
     RecordDecodeError,
     RecordTypeError,
     SegmentGapError,
     SnapshotNotFoundError,
+    SnapshotOutOfDateError,
     TornWriteError,
+    UnavailableError,
     UnknownRecordError,
     WALClosedError,
     WALEnvironmentError,
@@ -52,8 +56,11 @@ from ._errors import (
     WALNotFoundError,
     WALUsageError,
 )
+from ._file_storage import FileStorage, Recovered, Retention, open_storage
 from ._files import FileSystem
 from ._frame import RecordType
+from ._memory import MemoryStorage
+from ._purge import purge
 from ._reader import VerifyReport, WALReader, valid_snapshots, verify
 from ._records import (
     CommitState,
@@ -70,6 +77,7 @@ from ._recovery import ReadWAL, read_wal
 from ._repair import RepairReport, repair
 from ._replay import LogContents, LogRecord
 from ._segments import exists
+from ._snapshotter import SnapshotData, Snapshotter
 from ._storage import Storage
 from ._wal import WAL
 
@@ -77,9 +85,11 @@ __all__ = [
     "WAL",
     "CRCMismatchError",
     "CommitState",
+    "CompactedError",
     "CorruptionError",
     "Entry",
     "EntryTooLargeError",
+    "FileStorage",
     "FileSystem",
     "HardState",
     "IndexGapError",
@@ -87,7 +97,9 @@ __all__ = [
     "LogContents",
     "LogEntry",
     "LogRecord",
+    "MemoryStorage",
     "MetadataConflictError",
+    "NoSnapshotError",
     "NotReadError",
     "ReadWAL",
     "Record",
@@ -95,13 +107,19 @@ __all__ = [
     "RecordRegistry",
     "RecordType",
     "RecordTypeError",
+    "Recovered",
     "RepairReport",
+    "Retention",
     "SegmentGapError",
     "Snapshot",
+    "SnapshotData",
     "SnapshotMarker",
     "SnapshotNotFoundError",
+    "SnapshotOutOfDateError",
+    "Snapshotter",
     "Storage",
     "TornWriteError",
+    "UnavailableError",
     "UnknownRecordError",
     "VerifyReport",
     "WALClosedError",
@@ -116,6 +134,8 @@ __all__ = [
     "crc_backend",
     "etcd",
     "exists",
+    "open_storage",
+    "purge",
     "read_wal",
     "register_record",
     "repair",

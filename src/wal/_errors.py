@@ -12,7 +12,11 @@ The errors, one tree.
     │   ├── EntryTooLargeError     (ValueError)   a record is longer than the log's limit
     │   ├── RecordTypeError        (TypeError)    a class or a value of the wrong kind
     │   ├── RecordDecodeError      (ValueError)   the registered class refuses an intact payload
-    │   └── SnapshotNotFoundError  (LookupError)  the log does not know that snapshot
+    │   ├── SnapshotNotFoundError  (LookupError)  the log does not know that snapshot
+    │   ├── NoSnapshotError        (LookupError)  there is no snapshot file that will do
+    │   ├── SnapshotOutOfDateError (ValueError)   there is a snapshot already that covers as much
+    │   ├── CompactedError         (LookupError)  the entry is not there any more
+    │   └── UnavailableError       (LookupError)  the entry is not there yet
     ├── CorruptionError            the bytes on disk are not what was written: path, offset, reason
     │   ├── TornWriteError         only the unfinished last write is damaged: repairable
     │   ├── CRCMismatchError
@@ -39,17 +43,21 @@ from typing import Any
 
 __all__ = [
     "CRCMismatchError",
+    "CompactedError",
     "CorruptionError",
     "EntryTooLargeError",
     "IndexGapError",
     "IndexOrderError",
     "MetadataConflictError",
+    "NoSnapshotError",
     "NotReadError",
     "RecordDecodeError",
     "RecordTypeError",
     "SegmentGapError",
     "SnapshotNotFoundError",
+    "SnapshotOutOfDateError",
     "TornWriteError",
+    "UnavailableError",
     "UnknownRecordError",
     "WALClosedError",
     "WALEnvironmentError",
@@ -164,6 +172,49 @@ class SnapshotNotFoundError(WALUsageError, LookupError):
 
     Attributes:
         index: The index that was looked for.
+    """
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason)
+        self.index = index
+
+
+class NoSnapshotError(WALUsageError, LookupError):
+    """There is no snapshot file that is intact and that the log knows."""
+
+
+class SnapshotOutOfDateError(WALUsageError, ValueError):
+    """
+    A snapshot does not cover more than the one that is there.
+
+    Attributes:
+        index: The index of the refused snapshot.
+    """
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason)
+        self.index = index
+
+
+class CompactedError(WALUsageError, LookupError):
+    """
+    An entry is not there any more: a snapshot covers it.
+
+    Attributes:
+        index: The index that was asked for.
+    """
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason)
+        self.index = index
+
+
+class UnavailableError(WALUsageError, LookupError):
+    """
+    An entry is not there yet.
+
+    Attributes:
+        index: The index that was asked for.
     """
 
     def __init__(self, index: int, reason: str) -> None:

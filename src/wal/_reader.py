@@ -9,22 +9,19 @@ they see the log as it was at some moment during the read.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from ._crc32c import warn_if_slow
-from ._errors import TornWriteError, WALNotFoundError
+from ._errors import TornWriteError
 from ._files import OPERATING_SYSTEM, FileSystem, real_path
 from ._frame import RecordType
 from ._records import RecordRegistry, Snapshot
-from ._replay import LogContents, LogRecord, Replay
+from ._replay import LogContents, LogRecord, Replay, beside_a_purge
 from ._segments import segments_from
 
 __all__ = ["VerifyReport", "WALReader", "valid_snapshots", "verify"]
-
-_T = TypeVar("_T")
 
 
 class WALReader:
@@ -89,7 +86,7 @@ class WALReader:
         Raises:
             CorruptionError: The log is damaged; ``error.entries`` are those before the damage.
         """
-        contents = _beside_a_purge(lambda: self._replay().contents())
+        contents = beside_a_purge(lambda: self._replay().contents())
         self.tail = contents.tail
         return contents
 
@@ -161,7 +158,7 @@ def verify(
 
     warn_if_slow()
     directory = real_path(path)
-    return _beside_a_purge(report)
+    return beside_a_purge(report)
 
 
 def valid_snapshots(
@@ -198,15 +195,4 @@ def valid_snapshots(
 
     warn_if_slow()
     directory = real_path(path)
-    return _beside_a_purge(markers)
-
-
-def _beside_a_purge(read: Callable[[], _T], attempts: int = 3) -> _T:
-    """Read again if a segment was purged between the listing and its turn; the next listing is without it."""
-    while True:
-        attempts -= 1
-        try:
-            return read()
-        except WALNotFoundError:
-            if not attempts:
-                raise
+    return beside_a_purge(markers)

@@ -14,7 +14,7 @@ Reading, verifying and repairing all go through here, so they agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,13 +26,14 @@ from ._errors import (
     RecordDecodeError,
     SnapshotNotFoundError,
     TornWriteError,
+    WALNotFoundError,
 )
 from ._files import FileSystem
 from ._frame import RecordType
 from ._records import DEFAULT_REGISTRY, HardState, LogEntry, Record, RecordRegistry, Snapshot
 from ._segments import segments_from
 
-__all__ = ["LogContents", "LogRecord", "Replay"]
+__all__ = ["LogContents", "LogRecord", "Replay", "beside_a_purge"]
 
 _CRC, _ENTRY, _METADATA = RecordType.CRC.value, RecordType.ENTRY.value, RecordType.METADATA.value
 _SNAPSHOT, _STATE = RecordType.SNAPSHOT.value, RecordType.STATE.value
@@ -213,3 +214,17 @@ def _unmarshal(cls: type[_R], data: bytes, path: Path, offset: int) -> _R:
         raise RecordDecodeError(
             path, offset, f"{cls.__qualname__}.unmarshal refused {len(data):,} intact bytes: {error}"
         ) from error
+
+
+_T = TypeVar("_T")
+
+
+def beside_a_purge(read: Callable[[], _T], attempts: int = 3) -> _T:
+    """Read again if a segment was purged between the listing and its turn; the next listing is without it."""
+    while True:
+        attempts -= 1
+        try:
+            return read()
+        except WALNotFoundError:
+            if not attempts:
+                raise

@@ -449,6 +449,22 @@ class WAL:
                 self._hold.close()  # what is left of it, if an earlier call was interrupted
                 self._released = True
 
+    def _check_usable(self) -> None:
+        """
+        Raise what ``save`` would raise now, whatever it is given: for callers that do something else first.
+
+        Raises:
+            NotReadError, WALClosedError, WALFailedError: As ``save``.
+        """
+        self._check_process()
+        with self._lock:
+            self._check_usable_locked()
+
+    def _check_snapshot(self, snapshot: Snapshot) -> None:
+        """Raise what ``save_snap`` would raise for this marker before it writes anything."""
+        self._marshaller.snapshot(snapshot)
+        self._check_usable()
+
     def _finish_or_stop_locked(self, work: Callable[..., None], *arguments: Any) -> None:
         """
         Do the work to its end, or stop the log for good.
@@ -543,6 +559,17 @@ class WAL:
         """The last hard state saved, or the registered class's ``empty()``. ``NotReadError`` before reading."""
         self._check_read()
         return self._known.state
+
+    @property
+    def has_state(self) -> bool:
+        """Whether a hard state was ever saved. ``NotReadError`` before the log has been read."""
+        self._check_read()
+        return self._known.state_data is not None
+
+    @property
+    def registry(self) -> RecordRegistry:
+        """The record classes, as they were when the log was opened."""
+        return self._marshaller.registry
 
     @property
     def first_index(self) -> int:

@@ -1,0 +1,116 @@
+"""
+A bank ledger that survives anything: a state machine on ``wal.open_storage``.
+
+Each transfer is a record of our own. It is saved, then applied. Every hundred transfers the balances are saved as a
+snapshot, and what only older snapshots need is given up, so the ledger's files stay small however long it runs.
+
+Run it again and again with the same directory: it goes on where it was. Kill it whenever you like. Without a directory
+it takes one that is removed in the end.
+
+    python ledger.py [DIRECTORY [TRANSFERS]]
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import wal
+
+REGISTRY = wal.RecordRegistry()
+
+
+@REGISTRY.register(wal.RecordType.ENTRY)
+@dataclass(frozen=True, slots=True)
+class Transfer(wal.LogEntry):
+    """Money goes from one account to another."""
+
+    index: int
+    payer: str
+    payee: str
+    cents: int
+
+    def marshal(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def unmarshal(cls, data: bytes) -> Self:
+        return cls(**json.loads(data))
+
+
+class Ledger:
+    """Balances of accounts, as they are after all transfers that were ever acknowledged."""
+
+    def __init__(self, path: Path, *, snapshot_every: int = 100, segment_size: int = 64_000_000) -> None:
+        self.balances: dict[str, int] = {}
+        self.snapshot_every = snapshot_every
+        self.storage, recovered = wal.open_storage(
+            path, b"ledger-1", registry=REGISTRY, retention=wal.Retention(snapshots=2), segment_size=segment_size
+        )
+        if recovered.snapshot is not None:
+            self.balances = json.loads(recovered.snapshot.data)
+        for entry in recovered.entries:
+            assert isinstance(entry, Transfer)
+            self._apply(entry)
+
+    @property
+    def transfers(self) -> int:
+        """How many transfers there have been; each is one entry of the log."""
+        return self.storage.last_index
+
+    def transfer(self, payer: str, payee: str, cents: int) -> None:
+        """Move money. When this returns, it is durable; if the process dies before, all of it is done or nothing."""
+        transfer = Transfer(self.transfers + 1, payer, payee, cents)
+        # One node decides alone: what is saved is committed, in the same save.
+        self.storage.save(wal.CommitState(transfer.index), [transfer])
+        self._apply(transfer)
+        if transfer.index % self.snapshot_every == 0:
+            self._take_snapshot(transfer.index)
+
+    def _apply(self, transfer: Transfer) -> None:
+        self.balances[transfer.payer] = self.balances.get(transfer.payer, 0) - transfer.cents
+        self.balances[transfer.payee] = self.balances.get(transfer.payee, 0) + transfer.cents
+
+    def _take_snapshot(self, index: int) -> None:
+        snapshot = wal.SnapshotData(index, json.dumps(self.balances).encode())
+        self.storage.save_snap(snapshot)
+        self.storage.release(snapshot)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.storage.close()
+
+
+def run(directory: Path, count: int) -> int:
+    """Make some transfers and print the balances; return 1 if money was made or lost, else 0."""
+    names = ["ada", "bob", "cyd", "dan"]
+    with Ledger(directory, segment_size=100_000) as ledger:
+        print(f"{ledger.transfers} transfers so far")
+        for _ in range(count):
+            payer, payee = random.sample(names, 2)
+            ledger.transfer(payer, payee, random.randrange(1, 10_000))
+        for name, cents in sorted(ledger.balances.items()):
+            print(f"{name:5} {cents / 100:12,.2f}")
+        total = sum(ledger.balances.values())
+        print(f"{ledger.transfers} transfers; the sum is {total}")
+    return int(total != 0)
+
+
+def main(directory: str = "", count: str = "500") -> int:
+    """Run in the directory given, or in a temporary one."""
+    with tempfile.TemporaryDirectory() as temporary:
+        return run(Path(directory or temporary), int(count))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A log and its snapshots as one storage.
+
+::
+
+    path/wal/    the log
+    path/snap/   the snapshot files
+
+The order of things is what makes it safe. A snapshot's file is durable before the log's marker says that it exists;
+the marker is durable before anything older is removed; snapshot files go before the segments that only they need.
+So after a crash between any two steps, the newest snapshot that the log knows is whole, and the segments behind
+every snapshot that is kept are there.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from ._errors import (
+    CorruptionError,
+    IndexOrderError,
+    NoSnapshotError,
+    RecordTypeError,
+    SnapshotNotFoundError,
+    SnapshotOutOfDateError,
+    WALExistsError,
+    WALNotFoundError,
+)
+from ._files import OPERATING_SYSTEM, FileSystem, make_directories, real_path, remove_directories
+from ._purge import remove_segments
+from ._reader import valid_snapshots
+from ._records import HardState, LogEntry, RecordRegistry, Snapshot
+from ._recovery import ReadWAL, read_wal
+from ._repair import RepairReport
+from ._segments import exists
+from ._snapshotter import SnapshotData, Snapshotter
+from ._wal import MAX_RECORD_BYTES, SEGMENT_SIZE, WAL
+
+__all__ = ["FileStorage", "Recovered", "Retention", "open_storage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """
+    What ``FileStorage.release`` keeps of what is not needed any more.
+
+    Attributes:
+        snapshots: How many snapshots to keep, at least 1; the log is kept from the oldest of them on.
+        segments: How many segments to keep besides.
+    """
+
+    snapshots: int = 2
+    segments: int = 0
+
+    def __post_init__(self) -> None:
+        if self.snapshots < 1 or self.segments < 0:
+            raise ValueError(f"at least one snapshot and no negative number of segments can be kept, not {self}")
+
+
+class Recovered(NamedTuple):
+    """
+    What a storage held when it was opened.
+
+    Attributes:
+        snapshot: The newest snapshot that is intact and that the log knows, or ``None``.
+        metadata: The bytes given when the storage was first opened.
+        state: The last hard state; the registered class's ``empty()`` if none was saved.
+        entries: The entries behind the snapshot.
+        repaired: What was cut off the log's end, or ``None``.
+        skipped: The snapshots that were passed over as damaged, newest first.
+    """
+
+    snapshot: SnapshotData | None
+    metadata: bytes
+    state: HardState
+    entries: list[LogEntry]
+    repaired: RepairReport | None
+    skipped: tuple[CorruptionError, ...]
+
+
+class FileStorage:
+    """
+    A log and a snapshotter, kept in step. It is a ``Storage[SnapshotData]``.
+
+    ``open_storage`` makes one. All methods may be called from any thread. It is a context manager that closes itself.
+
+    Args:
+        log: A log that is ready for appending; it is closed with the storage.
+        snapshotter: The snapshots of the same state machine.
+        markers: The snapshots that the log knows, from ``valid_snapshots``.
+        retention: What ``release`` keeps; ``None``: everything.
+    """
+
+    def __init__(
+        self,
+        log: WAL,
+        snapshotter: Snapshotter,
+        *,
+        markers: Iterable[Snapshot] = (),
+        retention: Retention | None = Retention(),
+    ) -> None:
+        self._lock = threading.Lock()
+        self._log = log
+        self._snapshotter = snapshotter
+        self._fs = snapshotter.fs
+        self._markers = {marker.index: marker for marker in markers}
+        self._retention = retention
+        self._intact: set[int] = set()  # the snapshots that this object has written, or found to be whole
+
+    # ---------------------------------------------------------------------------------------------- save
+
+    def save(self, state: HardState | None, entries: Iterable[LogEntry] | None) -> None:
+        """
+        Append entries and the hard state as one save; see ``WAL.save``.
+
+        Raises:
+            IndexOrderError: Also if the state commits less than the newest snapshot covers.
+        """
+        newest = max(self._markers, default=0)
+        if isinstance(state, HardState) and state.committed < newest:
+            raise IndexOrderError(
+                state.committed, newest, f"the state commits {state.committed}, the newest snapshot covers {newest}"
+            )
+        self._log.save(state, entries)
+
+    def save_entry(self, entries: Iterable[LogEntry]) -> None:
+        """Append entries; see ``WAL.save``."""
+        self._log.save_entry(entries)
+
+    def save_state(self, state: HardState) -> None:
+        """Append the hard state: ``save(state, None)``."""
+        self.save(state, None)
+
+    def save_snap(self, snapshot: SnapshotData, marker: Snapshot | None = None) -> None:
+        """
+        Save a snapshot: first its file, then its marker in the log.
+
+        When this returns, both are durable, and the storage is recovered from this snapshot on. If it raises, or
+        the machine stops in between, the storage is recovered from the one before.
+
+        Args:
+            snapshot: What to save.
+            marker: The marker for the log; by default one of the registered class, made from the index.
+
+        Raises:
+            SnapshotOutOfDateError: The log has a snapshot that covers as much.
+            IndexOrderError: The snapshot covers entries that the saved state says are not committed.
+            RecordTypeError: The marker does not fit the snapshot, or must be given.
+            WALFailedError: The log has stopped.
+            OSError: The file could not be written.
+        """
+        if not isinstance(snapshot, SnapshotData):
+            raise RecordTypeError(f"{snapshot!r:.80} is not a SnapshotData")
+        if marker is None:
+            marker = self._marker(snapshot.index)
+        with self._lock:
+            self._log._check_snapshot(marker)
+            if marker.index != snapshot.index:
+                raise RecordTypeError(f"the marker has index {marker.index}, the snapshot {snapshot.index}")
+            newest = max(self._markers, default=0)
+            if snapshot.index <= newest:
+                raise SnapshotOutOfDateError(snapshot.index, f"the log has a snapshot of index {newest} already")
+            committed = self._log.state.committed
+            if self._log.has_state and snapshot.index > committed:
+                raise IndexOrderError(
+                    snapshot.index,
+                    committed,
+                    f"a snapshot of index {snapshot.index} covers more than is committed, {committed};"
+                    " save the new state first",
+                )
+            # A file of this index is left from a crash before its marker: the log does not know it.
+            self._snapshotter.save(snapshot, replace=True)
+            self._intact.add(snapshot.index)
+            self._log.save_snap(marker)
+            self._log.sync()
+            self._markers[snapshot.index] = marker
+
+    def _marker(self, index: int) -> Snapshot:
+        cls: Any = self._log.registry.snapshot
+        try:
+            marker: Snapshot = cls(index=index)
+        except TypeError as error:
+            raise RecordTypeError(
+                f"{cls.__qualname__} cannot be made from an index alone ({error}); pass marker="
+            ) from error
+        return marker
+
+    def release(self, snapshot: Snapshot | SnapshotData) -> None:
+        """
+        Give up what is older than a snapshot, as far as the retention setting allows.
+
+        The snapshots before the ones that are kept go, with their databases, and the segments that none of those
+        needs. When this returns, the removal is durable.
+
+        Args:
+            snapshot: One that was saved, or its marker.
+
+        Raises:
+            WALClosedError, WALFailedError: The storage is closed, or has stopped. Nothing was removed.
+            OSError: The system refused to remove a file. What is left is in order.
+        """
+        with self._lock:
+            self._log._check_usable()
+            oldest = self._oldest_kept_locked(snapshot.index)
+            if oldest is None:
+                return  # nothing is older than an intact snapshot that the log knows
+            self._log.release(self._markers[oldest])
+            # Snapshots first: segments that no snapshot needs do no harm, a snapshot without its segments would.
+            self._snapshotter.release_dbs(oldest)
+            if self._retention is not None:
+                self._snapshotter.release(oldest)
+                remove_segments(self._fs, self._log.path, oldest, keep=self._retention.segments)
+
+    def _oldest_kept_locked(self, index: int) -> int | None:
+        """Return the oldest of the snapshots to keep that are not newer than ``index``; ``None`` if there is none."""
+        oldest, left = None, 1 if self._retention is None else self._retention.snapshots
+        for known in sorted((i for i in self._markers if 0 < i <= index), reverse=True):
+            if left and self._is_intact_locked(known):
+                oldest, left = known, left - 1
+        return oldest
+
+    def _is_intact_locked(self, index: int) -> bool:
+        if index not in self._intact and self._snapshotter.is_intact(index):
+            self._intact.add(index)
+        return index in self._intact
+
+    def sync(self) -> None:
+        """Make every save so far durable; see ``WAL.sync``."""
+        self._log.sync()
+
+    def close(self) -> None:
+        """Close the log; see ``WAL.close``. A second call does nothing."""
+        self._log.close()
+
+    # ---------------------------------------------------------------------------------------- properties
+
+    @property
+    def log(self) -> WAL:
+        """The log."""
+        return self._log
+
+    @property
+    def snapshotter(self) -> Snapshotter:
+        """The snapshot files."""
+        return self._snapshotter
+
+    @property
+    def metadata(self) -> bytes:
+        """The bytes given when the storage was first opened."""
+        return self._log.metadata
+
+    @property
+    def state(self) -> HardState:
+        """The last hard state saved, or the registered class's ``empty()``."""
+        return self._log.state
+
+    @property
+    def last_index(self) -> int:
+        """The greater of the last entry's index and the newest snapshot's; 0 if there is none of both."""
+        return self._log.last_index
+
+    def __repr__(self) -> str:
+        return f"<FileStorage {str(self._log.path.parent)!r}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_storage(
+    path: str | os.PathLike[str],
+    metadata: bytes = b"",
+    *,
+    registry: RecordRegistry | None = None,
+    retention: Retention | None = Retention(),
+    segment_size: int = SEGMENT_SIZE,
+    sync: bool = True,
+    save_marks: bool = True,
+    max_record_bytes: int = MAX_RECORD_BYTES,
+    fs: FileSystem = OPERATING_SYSTEM,
+) -> tuple[FileStorage, Recovered]:
+    """
+    Open a storage after whatever happened to it, or make it.
+
+    When this returns, the storage is ready for saving, and holds everything that was acknowledged.
+
+    Args:
+        path: The storage's directory, made if needed; the log is in ``wal``, the snapshots are in ``snap``.
+        metadata: Bytes to be kept in a new log; not looked at if there is one.
+        registry: The record classes; by default the process-wide ones.
+        retention: What ``FileStorage.release`` keeps; ``None``: everything.
+        segment_size: As for ``WAL.create``.
+        sync: As for ``WAL.create``.
+        save_marks: As for ``WAL.create``.
+        max_record_bytes: As for ``WAL.create``.
+        fs: The file system to work on.
+
+    Returns:
+        The storage, and what it holds.
+
+    Raises:
+        CorruptionError: The log is damaged in a way that is not a torn write; nothing was changed.
+        NoSnapshotError: The log's beginning was purged, and no snapshot that it knows is intact.
+        WALNotFoundError: There are snapshots, but the log that belongs to them is gone.
+        WALLockedError: Another writer has the storage open.
+        OSError: The system refused.
+    """
+    directory = real_path(path)
+    log_path = directory / "wal"
+    snapshotter = Snapshotter(directory / "snap", fs=fs)
+    options: dict[str, Any] = {
+        "registry": registry,
+        "segment_size": segment_size,
+        "sync": sync,
+        "save_marks": save_marks,
+        "max_record_bytes": max_record_bytes,
+        "fs": fs,
+    }
+    if not exists(log_path, fs=fs):
+        if snapshotter.names():
+            raise WALNotFoundError(log_path, f"there is no log here, but snapshots in {snapshotter.path}")
+        made = make_directories(fs, snapshotter.path)
+        try:
+            log = WAL.create(log_path, metadata, **options)
+        except WALExistsError:
+            pass  # another process was faster, and has gone again
+        except BaseException:
+            remove_directories(fs, made)
+            raise
+        else:
+            nothing = Recovered(None, log.metadata, log.state, [], None, ())
+            return FileStorage(log, snapshotter, retention=retention), nothing
+    markers, snapshot, opened = _recover(log_path, snapshotter, options)
+    try:
+        snapshotter.sweep()
+    except BaseException:
+        opened.wal.close()
+        raise
+    recovered = Recovered(
+        snapshot, opened.metadata, opened.state, opened.entries, opened.wal.repaired, snapshotter.skipped
+    )
+    return FileStorage(opened.wal, snapshotter, markers=markers, retention=retention), recovered
+
+
+def _recover(
+    path: Path, snapshotter: Snapshotter, options: dict[str, Any], attempts: int = 3
+) -> tuple[list[Snapshot], SnapshotData | None, ReadWAL]:
+    """Choose the newest intact snapshot that the log knows, and open the log there."""
+    fs, registry = options["fs"], options["registry"]
+    while True:
+        attempts -= 1
+        markers = valid_snapshots(path, registry=registry, fs=fs)
+        try:
+            snapshot = snapshotter.load_newest_available(marker for marker in markers if marker.index)
+        except NoSnapshotError:
+            snapshot = None
+            if not any(marker.index == 0 for marker in markers):
+                raise
+        marker = next((m for m in reversed(markers) if snapshot is not None and m.index == snapshot.index), None)
+        try:
+            return markers, snapshot, read_wal(path, marker, **options)
+        except (SnapshotNotFoundError, WALNotFoundError):
+            # Another process had the storage open until just now, and has purged what we were about to read.
+            if not attempts:
+                raise

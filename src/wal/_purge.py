@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Purge: remove the segments that no snapshot needs any more.
+
+It works from outside, also beside the writer: a segment whose lock cannot be taken is still in use, and the purge
+ends there. Segments go oldest first, so that whatever is left is a log without a gap, wherever a crash, another
+purge or an error ends it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from ._errors import WALNotFoundError
+from ._files import OPERATING_SYSTEM, READ, READ_WRITE, File, FileSystem, real_path, sync_directory
+from ._names import select
+from ._records import RecordRegistry, Snapshot
+from ._replay import Replay, beside_a_purge
+from ._segments import list_segments
+
+__all__ = ["purge", "remove_segments"]
+
+_logger = logging.getLogger("wal")
+
+
+def purge(
+    path: str | os.PathLike[str],
+    snapshot: Snapshot,
+    *,
+    keep: int = 0,
+    registry: RecordRegistry | None = None,
+    fs: FileSystem = OPERATING_SYSTEM,
+) -> list[str]:
+    """
+    Remove the segments that are wholly older than a snapshot, oldest first, if nobody holds them.
+
+    When this returns, the removal is durable, and the log can be opened at ``snapshot`` and everything later, but
+    no longer at what is before. It may be called beside the log's writer (once that has released the segments),
+    readers, and other purges. If this raises, some of the segments may be gone; what is left is in order.
+
+    Args:
+        path: The log's directory.
+        snapshot: A snapshot whose marker is in the log, and which is durable.
+        keep: How many of these segments to keep all the same, the newest ones.
+        registry: The record classes; by default the process-wide ones.
+        fs: The file system to work on.
+
+    Returns:
+        The names of the removed files. They end early at a segment that is locked, which is logged.
+
+    Raises:
+        SnapshotNotFoundError: The log does not know the snapshot; nothing was removed.
+        WALNotFoundError: There is no log.
+        CorruptionError: The log is damaged behind the snapshot; nothing was removed.
+    """
+    if keep < 0:
+        raise ValueError(f"keep must be 0 or more, not {keep}")
+    directory = real_path(path)
+    beside_a_purge(lambda: _make_durable(fs, directory, snapshot, registry))
+    return remove_segments(fs, directory, snapshot.index, keep=keep)
+
+
+def _make_durable(fs: FileSystem, directory: Path, snapshot: Snapshot, registry: RecordRegistry | None) -> None:
+    """Make sure that the log has the snapshot's marker, and that it and all behind it will not vanish."""
+    replay = Replay(fs, directory, snapshot.index, registry)
+    for _ in replay:
+        pass  # it raises if the marker is not met
+    for name in replay.names:
+        try:
+            with File(fs, directory / str(name), READ) as file:
+                fs.fdatasync(file.fd)
+        except FileNotFoundError:
+            raise WALNotFoundError(directory / str(name), "the segment was purged meanwhile") from None
+    sync_directory(fs, directory)
+
+
+def remove_segments(fs: FileSystem, directory: Path, index: int, *, keep: int) -> list[str]:
+    """Remove the segments that reading from snapshot ``index`` on does not need, but for the newest ``keep``."""
+    names = list_segments(fs, directory)
+    count = (select(names, index) or 0) - keep
+    removed: list[str] = []
+    for name in names[: max(count, 0)]:
+        try:
+            if _remove(fs, directory / str(name)):
+                removed.append(str(name))
+        except BlockingIOError:
+            _logger.warning("%s: segment %s is in use; it and later ones are not purged", directory, name)
+            break
+        # One by one, also behind another purge: a power cut that kept an older segment and took a later one would
+        # leave a gap.
+        sync_directory(fs, directory)
+    return removed
+
+
+def _remove(fs: FileSystem, path: Path) -> bool:
+    """Remove a segment that nobody holds; tell whether it was us and not another purge."""
+    try:
+        with File(fs, path, READ_WRITE) as file:
+            fs.lock(file.fd)
+            if not fs.is_at(file.fd, path):
+                return False
+            fs.unlink(path)
+            fs.unlock(file.fd)
+    except FileNotFoundError:
+        return False
+    return True
