@@ -23,7 +23,6 @@ from damage import append, flip_bit, truncate, zero
 from logs import SMALL, Disk, in_child, segments, tree, untouched
 from unsynced import UNSYNCED
 from wal import CommitState, Entry, FileStorage, Recovered, Retention, SnapshotData, SnapshotMarker
-from wal.testing import StorageConformance
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -99,17 +98,6 @@ def names(path: Path) -> list[str]:
 def path(tmp_path: Path) -> Path:
     """A directory that does not exist yet, for a storage."""
     return tmp_path / "storage"
-
-
-class TestConformance(StorageConformance[SnapshotData]):
-    """It does what every storage must."""
-
-    def open(self, path: Path) -> tuple[FileStorage, wal.HardState, list[wal.LogEntry]]:
-        storage, recovered = wal.open_storage(path, segment_size=SMALL, fs=UNSYNCED)
-        return storage, recovered.state, recovered.entries
-
-    def snapshot(self, index: int) -> SnapshotData:
-        return SnapshotData(index, b"state")
 
 
 # ------------------------------------------------------------------------------------------------- first use, and later
@@ -588,6 +576,22 @@ def test_a_snapshot_that_is_gone_is_passed_over_in_silence(path: Path) -> None:
     assert (recovered.snapshot, recovered.skipped) == (snapshot(5), ())
 
 
+def test_a_damaged_snapshot_may_be_saved_again(path: Path) -> None:
+    """S1: the same snapshot takes the place of its damaged file; over an intact one it is refused."""
+    storage, _ = open_storage(path)
+    with storage:
+        grow(storage, 12, (5, 9))
+    emptied(path / "snap" / "0000000000000009.snap")
+
+    storage, _ = open_storage(path)
+    with storage:
+        storage.save_snap(snapshot(9))
+        with pytest.raises(wal.SnapshotOutOfDateError):
+            storage.save_snap(snapshot(9))
+
+    assert Held.of(reopened(path)) == Held(snapshot(9), CommitState(12), (entry(10), entry(11), entry(12)))
+
+
 def test_a_damaged_file_that_the_log_does_not_know_is_not_looked_at(path: Path) -> None:
     """It would not have been chosen anyway."""
     grown(path, 20, (5,))
@@ -989,32 +993,34 @@ def test_a_snapshot_that_could_not_be_saved_may_be_saved_again(tmp_path: Path) -
     P14, R25: fail the i-th call. The snapshot before is what is recovered, or the new one if only its last sync failed;
     if the log has not stopped, the storage goes on, and a second try is good.
     """
-    outcomes = set()
+    outcomes: list[type[Exception] | None] = []
     for number in count(1):
         path, fs = tmp_path / str(number), Disk()
         storage, _ = open_storage(path, fs, retention=Retention(1))
+        outcome: type[Exception] | None = None
         with storage:
             grow(storage, 8, (3,))
             fs.fail("any", number=number, error=errno.ENOSPC)
             try:
                 storage.save_snap(snapshot(8))
             except (OSError, wal.WALFailedError) as error:
-                outcomes.add(type(error))
-            clean = bool(fs.faults)
+                outcome = type(error)
             fs.faults.clear()
-            if wal.WALFailedError not in outcomes:
-                if not clean:
-                    assert Held.of(reopened(copied(path))).snapshot == snapshot(3)
-                    storage.save_snap(snapshot(8))
+            if outcome is OSError:
+                assert Held.of(reopened(copied(path))).snapshot == snapshot(3)
+                storage.save_snap(snapshot(8))
+            if outcome is not wal.WALFailedError:
                 storage.release(snapshot(8))
         assert not fs.open_descriptors
         recovered = reopened(path)
-        assert recovered.snapshot in (snapshot(3), snapshot(8)) if wal.WALFailedError in outcomes else (snapshot(8),)
+        assert recovered.snapshot in ([snapshot(3)] if outcome is wal.WALFailedError else []) + [snapshot(8)]
         assert recovered.skipped == ()
         assert not list((path / "snap").glob("*.tmp"))
-        if clean:
+        outcomes.append(outcome)
+        if outcome is None:
             break
-    assert outcomes == {OSError, wal.WALFailedError}
+    assert outcomes[-3:] == [wal.WALFailedError, wal.WALFailedError, None], "the marker's write and sync come last"
+    assert set(outcomes[:-3]) == {OSError}
 
 
 def copied(path: Path) -> Path:
@@ -1181,7 +1187,7 @@ def test_all_methods_may_be_called_from_any_thread(path: Path) -> None:
     def repeat(call: Callable[[], object]) -> None:
         try:
             while not done.is_set():
-                with contextlib.suppress(wal.SnapshotOutOfDateError):
+                with contextlib.suppress(wal.SnapshotOutOfDateError, wal.SnapshotNotFoundError):  # another was faster
                     call()
         except BaseException as error:
             problems.append(error)

@@ -150,7 +150,7 @@ class FileStorage:
             marker: The marker for the log; by default one of the registered class, made from the index.
 
         Raises:
-            SnapshotOutOfDateError: The log has a snapshot that covers as much.
+            SnapshotOutOfDateError: The log has a snapshot that covers as much, and it is intact.
             IndexOrderError: The snapshot covers entries that the saved state says are not committed.
             RecordTypeError: The marker does not fit the snapshot, or must be given.
             WALFailedError: The log has stopped.
@@ -165,7 +165,8 @@ class FileStorage:
             if marker.index != snapshot.index:
                 raise RecordTypeError(f"the marker has index {marker.index}, the snapshot {snapshot.index}")
             newest = max(self._markers, default=0)
-            if snapshot.index <= newest:
+            in_place_of_damaged = 0 < snapshot.index == newest and not self._is_intact_locked(newest)
+            if snapshot.index <= newest and not in_place_of_damaged:
                 raise SnapshotOutOfDateError(snapshot.index, f"the log has a snapshot of index {newest} already")
             committed = self._log.state.committed
             if self._log.has_state and snapshot.index > committed:
