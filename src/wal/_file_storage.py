@@ -111,6 +111,7 @@ class FileStorage:
         self._snapshotter = snapshotter
         self._fs = snapshotter.fs
         self._markers = {marker.index: marker for marker in markers}
+        self._newest = max(self._markers, default=0)
         self._retention = retention
         self._intact: set[int] = set()  # the snapshots that this object has written, or found to be whole
 
@@ -123,7 +124,7 @@ class FileStorage:
         Raises:
             IndexOrderError: Also if the state commits less than the newest snapshot covers.
         """
-        newest = max(self._markers, default=0)
+        newest = self._newest
         if isinstance(state, HardState) and state.committed < newest:
             raise IndexOrderError(
                 state.committed, newest, f"the state commits {state.committed}, the newest snapshot covers {newest}"
@@ -164,7 +165,7 @@ class FileStorage:
             self._log._check_snapshot(marker)
             if marker.index != snapshot.index:
                 raise RecordTypeError(f"the marker has index {marker.index}, the snapshot {snapshot.index}")
-            newest = max(self._markers, default=0)
+            newest = self._newest
             in_place_of_damaged = 0 < snapshot.index == newest and not self._is_intact_locked(newest)
             if snapshot.index <= newest and not in_place_of_damaged:
                 raise SnapshotOutOfDateError(snapshot.index, f"the log has a snapshot of index {newest} already")
@@ -182,6 +183,7 @@ class FileStorage:
             self._log.save_snap(marker)
             self._log.sync()
             self._markers[snapshot.index] = marker
+            self._newest = snapshot.index
 
     def _marker(self, index: int) -> Snapshot:
         cls: Any = self._log.registry.snapshot
@@ -218,6 +220,8 @@ class FileStorage:
             if self._retention is not None:
                 self._snapshotter.release(oldest)
                 remove_segments(self._fs, self._log.path, oldest, keep=self._retention.segments)
+                self._markers = {index: marker for index, marker in self._markers.items() if index >= oldest}
+                self._intact &= self._markers.keys()
 
     def _oldest_kept_locked(self, index: int) -> int | None:
         """Return the oldest of the snapshots to keep that are not newer than ``index``; ``None`` if there is none."""

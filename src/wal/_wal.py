@@ -569,7 +569,7 @@ class WAL:
     @property
     def registry(self) -> RecordRegistry:
         """The record classes, as they were when the log was opened."""
-        return self._marshaller.registry
+        return self._registry
 
     @property
     def first_index(self) -> int:
