@@ -12,7 +12,7 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
-.PHONY: help demo test tests-on wheel-check format clean
+.PHONY: help demo test torture tests-on wheel-check format clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
@@ -26,6 +26,9 @@ test: $(VENV)/.dev  ## Check format, style and types, and run all tests with cov
 	$(BIN)/mypy
 	$(BIN)/mypy conftest.py .ci/check_wheel.py
 	$(BIN)/pytest $(ON_ALL_CORES) --cov
+
+torture: $(VENV)/.dev  ## Crash, tear, damage, fail, race and fuzz at length. EFFORT=deep takes hours.
+	$(BIN)/pytest $(ON_ALL_CORES) -m torture --effort $(or $(EFFORT),full)
 
 tests-on:  ## Run the tests alone on another Python: make tests-on PYTHON=python3.12
 	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') \

@@ -1,5 +1,5 @@
 """
-The examples in the documents run as tests.
+The examples in the documents run as tests, and ``--effort`` says how much is tried.
 
 In ``README.md`` and ``docs/`` those are the code blocks marked ``python`` (with ``>>>`` or without); a document
 is read from top to bottom, by somebody who has typed everything before. In ``src/`` those are the ``>>>`` examples
@@ -14,6 +14,7 @@ import tempfile
 from doctest import ELLIPSIS
 from typing import Any
 
+import pytest
 from sybil import Sybil
 from sybil.document import PythonDocStringDocument
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
@@ -67,3 +68,12 @@ _docstrings = Sybil(
 )
 
 pytest_collect_file = (_documents + _docstrings).pytest()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--effort",
+        choices=("quick", "full", "deep"),
+        default="quick",
+        help="how much the tests marked `torture` try: quick is for every day, full for a change, deep for a night",
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +25,14 @@ def _default_registry_stays() -> Iterator[None]:
     before = registry.copy()
     yield
     registry._classes.update(before._classes)
+
+
+@pytest.fixture
+def effort(request: pytest.FixtureRequest) -> Callable[..., int]:
+    """``effort(quick=…, full=…, deep=…)`` is the number for what ``--effort`` says."""
+
+    def number(*, quick: int, full: int, deep: int) -> int:
+        numbers = {"quick": quick, "full": full, "deep": deep}
+        return numbers[request.config.getoption("--effort")]
+
+    return number
