@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 SECTOR = 512
+PAGE = 4096
+STAMP = b"wal ends"
 
 
 def flip_bit(path: Path, bit: int) -> None:
@@ -45,3 +47,13 @@ def append(path: Path, data: bytes) -> None:
     """Put bytes behind the end of the file."""
     with path.open("ab") as file:
         file.write(data)
+
+
+def unstamp(segment: Path) -> None:
+    """Take away the stamp of a closed log: it looks as if its writer had been killed."""
+    data = segment.read_bytes()
+    place = data.rindex(STAMP)
+    assert place % PAGE == 0
+    zero(segment, place, place + 24)
+    if place + 24 == len(data):
+        truncate(segment, place)

@@ -18,6 +18,7 @@ import wal
 from faults import FaultyFileSystem
 from wal._frame import HEADER, MAX_RECORD_BYTES, RecordType, frame_bytes, parse_record
 from wal._marks import Mark, mark_of
+from wal._stamp import STAMP_BYTES, find_stamps
 
 SMALL = 4096
 """The smallest segment size."""
@@ -111,8 +112,10 @@ class Frame(NamedTuple):
 
 
 def frames(segment: Path) -> list[Frame]:
-    """Return the frames of an intact segment."""
+    """Return the frames of an intact segment, behind which there is nothing but a stamp."""
     data = segment.read_bytes()
+    for place, _ in find_stamps(data, 0):
+        data = data[:place] + bytes(STAMP_BYTES) + data[place + STAMP_BYTES :]
     found = []
     at = 0
     while at < len(data) and (header := HEADER.unpack_from(data, at)[0]):

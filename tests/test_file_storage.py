@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 
 import wal
-from crashes import KILL, TOP, MemoryDisk, Watch
+from crashes import TOP, Watch
 from damage import append, flip_bit, truncate, zero
 from logs import SMALL, Disk, in_child, segments, tree, untouched
 from unsynced import UNSYNCED
 from wal import CommitState, Entry, FileStorage, Recovered, Retention, SnapshotData, SnapshotMarker
+from wal.testing import SimulatedDisk
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -330,15 +331,14 @@ def live(life: Life) -> None:
     life.close()
 
 
-def check(disk: MemoryDisk, acceptable: Sequence[Held]) -> None:
+def check(disk: SimulatedDisk, acceptable: Sequence[Held]) -> None:
     """A storage has one of these contents, and a storage that is open has them for good; it is clean; it works on."""
     storage, recovered = open_storage(TOP / "storage", disk)
     with storage:
         held = Held.of(recovered)
         assert held in acceptable
-        assert not [name for name in disk.tree() if name.endswith(".tmp")]
-        for name, crashed in disk.crashed():
-            assert name == KILL or Held.of(reopened(TOP / "storage", crashed)) == held
+        assert not [name for name in disk.files() if name.endswith(".tmp")]
+        assert Held.of(reopened(TOP / "storage", SimulatedDisk(disk.synced_files()))) == held
         index = storage.last_index + 1
         storage.save(CommitState(index), [entry(index)])
         storage.save_snap(snapshot(index))
@@ -360,7 +360,7 @@ def test_a_crash_at_any_moment_loses_nothing_that_was_acknowledged(sync: bool) -
     acknowledged state, or with the unfinished save or snapshot as well; without sync, a power cut leaves that or any
     earlier state back to the last that was synced.
     """
-    with Watch(MemoryDisk(), check) as watch:
+    with Watch(SimulatedDisk(), check, subsets=1) as watch:
         live(Life(watch, sync=sync))
 
     assert watch.complaints == []
@@ -372,25 +372,25 @@ def test_a_crash_in_the_recovery_from_a_crash_loses_nothing_either() -> None:
     """P10, P14: whenever the first recovery is cut off, the second one finds the same."""
     crashes = 0
 
-    def check_recovery(disk: MemoryDisk, acceptable: Sequence[Held]) -> None:
+    def check_recovery(disk: SimulatedDisk, acceptable: Sequence[Held]) -> None:
         nonlocal crashes
-        with Watch(disk, check_at_last) as recovery:
+        with Watch(disk, check_at_last, subsets=0) as recovery:
             recovery.expect(acceptable)
             reopened(TOP / "storage", disk)
         assert recovery.complaints == []
         crashes += recovery.crashes
 
-    def check_at_last(disk: MemoryDisk, acceptable: Sequence[Held]) -> None:
+    def check_at_last(disk: SimulatedDisk, acceptable: Sequence[Held]) -> None:
         assert Held.of(reopened(TOP / "storage", disk)) in acceptable
 
-    with Watch(MemoryDisk(), check_recovery) as watch:
+    with Watch(SimulatedDisk(), check_recovery, subsets=0) as watch:
         live_once(Life(watch))
 
     assert watch.complaints == []
     assert crashes > 1000
 
 
-class NoFileSync(MemoryDisk):
+class NoFileSync(SimulatedDisk):
     """Files are never synced."""
 
     def fsync(self, fd: int) -> None:
@@ -398,7 +398,7 @@ class NoFileSync(MemoryDisk):
             super().fsync(fd)
 
 
-class NoDirectorySync(MemoryDisk):
+class NoDirectorySync(SimulatedDisk):
     """Directories are never synced."""
 
     def fsync(self, fd: int) -> None:
@@ -419,14 +419,14 @@ def keep_none(self: wal.Snapshotter, index: int) -> list[str]:
 @pytest.mark.parametrize(
     ("disk", "cls", "method", "planted"),
     [
-        pytest.param(NoFileSync, MemoryDisk, "fsync", MemoryDisk.fsync, id="files are not synced"),
-        pytest.param(NoDirectorySync, MemoryDisk, "fsync", MemoryDisk.fsync, id="directories are not synced"),
-        pytest.param(MemoryDisk, FileStorage, "save_snap", marker_first, id="the marker comes first"),
-        pytest.param(MemoryDisk, wal.Snapshotter, "release", keep_none, id="no snapshot is kept"),
+        pytest.param(NoFileSync, SimulatedDisk, "fsync", SimulatedDisk.fsync, id="files are not synced"),
+        pytest.param(NoDirectorySync, SimulatedDisk, "fsync", SimulatedDisk.fsync, id="directories are not synced"),
+        pytest.param(SimulatedDisk, FileStorage, "save_snap", marker_first, id="the marker comes first"),
+        pytest.param(SimulatedDisk, wal.Snapshotter, "release", keep_none, id="no snapshot is kept"),
     ],
 )
 def test_the_crashes_find_planted_bugs(
-    disk: type[MemoryDisk], cls: type, method: str, planted: Any, monkeypatch: pytest.MonkeyPatch
+    disk: type[SimulatedDisk], cls: type, method: str, planted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A storage with a known bug does not pass."""
     monkeypatch.setattr(cls, method, planted)
@@ -439,7 +439,7 @@ def test_the_crashes_find_planted_bugs(
 
 def test_the_disk_in_memory_is_like_a_real_one(tmp_path: Path) -> None:
     """The same calls leave the same files, byte by byte."""
-    disk = MemoryDisk()
+    disk = SimulatedDisk()
     disks: list[tuple[Path, wal.FileSystem]] = [(tmp_path / "storage", UNSYNCED), (TOP / "storage", disk)]
     for path, fs in disks:
         for stop in (20, 40):
@@ -448,7 +448,7 @@ def test_the_disk_in_memory_is_like_a_real_one(tmp_path: Path) -> None:
                 grow(storage, stop, (4, 12, 25, 30))
                 storage.release(snapshot(30))
 
-    assert disk.tree() == tree(tmp_path)
+    assert disk.files() == tree(tmp_path)
 
 
 # ----------------------------------------------------------------------------------------- which snapshot the log knows
@@ -1098,7 +1098,7 @@ def test_a_second_process_is_refused(path: Path, storage: FileStorage) -> None:
     assert tree(path) == before
 
 
-class Rival(MemoryDisk):
+class Rival(SimulatedDisk):
     """A disk on which something else happens just before the n-th call of a kind."""
 
     def __init__(self, call: str, number: int, action: Callable[[], object]) -> None:
@@ -1131,7 +1131,7 @@ def test_two_first_users(number: int, stays: bool) -> None:
         else:
             rival.close()
 
-    disk = Rival("mkdir", number, use)
+    disk = Rival("make a directory", number, use)
     if stays:
         with pytest.raises(wal.WALLockedError):
             open_storage(TOP / "storage", disk)

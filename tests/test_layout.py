@@ -17,9 +17,10 @@ PACKAGE = Path(wal.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    {"_crc32c", "_errors", "_locks", "_names", "_protobuf"},
+    {"_crc32c", "_errors", "_locks", "_names", "_protobuf", "_simulated_disk"},
     {"_files", "_frame"},
-    {"_marks", "_records", "_segments"},
+    {"_records", "_segments", "_stamp"},
+    {"_marks"},
     {"_decoder", "_encoder", "_snapshotter", "_storage"},
     {"_hold", "_marshal", "_memory", "_replay", "etcd", "testing"},
     {"_purge", "_reader", "_repair"},

@@ -42,6 +42,7 @@ from segments import (
     zeros,
 )
 from wal import _marks
+from wal._crc32c import extend
 from wal._frame import HEADER, PREFIX_BYTES, encode_frame, frame_bytes, parse_record
 from wal._marks import CODES, Cause, Damage, Mark, Verdict, ends_save, fits, judge, mark_of, marks_of_save
 
@@ -621,12 +622,29 @@ def test_payloads_with_frames(shift: int, fill: Fill) -> None:
 
 
 @pytest.mark.parametrize("shift", range(8))
-def test_payloads_with_frames_behind_a_whole_header(shift: int) -> None:
-    """A torn payload that contains frames is stepped over if its own frame's first bytes are there."""
-    segment = segment_of([*SYNCED, [[(ENTRY, payload_of_frames(shift))]]], end=2560)
-    (_, _, begin) = segment.frames[-1]
-    for cut in range(begin + 24, segment.ends[-1]):
-        assert walk(replaced(segment.data, cut, segment.ends[-1])).verdict in (CLEAN, TORN)
+def test_payloads_with_frames_before_a_whole_frame(shift: int) -> None:
+    """A torn payload that contains frames is stepped over if the frames before and behind it are there."""
+    save = [(ENTRY, payload_of_frames(shift)), (ENTRY, b"behind"), (ENTRY, payload_of_frames(shift)), (STATE, b"")]
+    segment = segment_of([*SYNCED, [save]], end=2560)
+    (_, _, first), (_, _, second), (_, _, third), (_, _, fourth) = segment.saves[-1]
+    for start, stop in ((first + 24, second), (third + 24, fourth)):
+        for cut in range(start, stop):
+            assert walk(replaced(segment.data, cut, stop)).verdict in (CLEAN, TORN)
+
+
+def test_a_misdirected_header_hides_no_later_group() -> None:
+    """
+    The length in a header is believed only if a frame stands behind it that continues its checksum.
+
+    The first bytes of a frame that reaches to any place behind take the place of each group but the last.
+    """
+    segment = segment_of([[entries(30 + 8 * n, seed=n)] for n in range(12)], end=2048)
+    for target in segment.groups[1:-1]:
+        for end in range(target + 48, len(segment.data) + 1, 8):
+            header = encode_frame(ENTRY, 0xF1234567, bytes(end - target - 24), CODES[ENTRY][Mark.MORE])[:24]
+            data = segment.data[:target] + header + segment.data[target + 24 :]
+            assert walk(data).damage.frame_bytes == end - target
+            only_corrupt(segment, data, target)
 
 
 @pytest.mark.parametrize("shift", range(8))
@@ -670,7 +688,7 @@ class Planted:
 
 
 def judged(read: Callable[[int, int], bytes], size: int, damage: Damage) -> tuple[Verdict, str]:
-    return judge(read, size, damage, save_open=False, head_complete=True, last_segment=True)
+    return judge(read, size, damage, crc=0, save_open=False, head_complete=True, last_segment=True)
 
 
 def test_a_large_file_of_zeros() -> None:
@@ -767,14 +785,30 @@ def well_formed(data: bytes, at: int) -> tuple[int, int] | None:
     return None if mark == Mark.INVALID else (length, mark)
 
 
+def continues(data: bytes, before: int, at: int) -> bool:
+    """Whether the checksum of the frame at ``at`` is that of the frame at ``before`` and its own data."""
+    (_, crc, _) = parsed(data, before)
+    (_, found, begin) = parsed(data, at)
+    length = HEADER.unpack_from(data, at)[0] & (1 << 56) - 1
+    return extend(crc, data[begin : at + 8 + length]) == found
+
+
+def parsed(data: bytes, at: int) -> tuple[int, int, int]:
+    record = parse_record(data, at + 8, at + 8 + (HEADER.unpack_from(data, at)[0] & (1 << 56) - 1))
+    assert record
+    return record
+
+
 def find_evidence(data: bytes, damage: Damage) -> int | None:
-    """The rule, place by place: step over good frames, then look at every multiple of eight."""
-    at = damage.offset + (damage.frame_bytes or 8)
-    while damage.frame_bytes and (frame := well_formed(data, at)):
+    """The rule, place by place: step over frames that continue one another, then look at every multiple of eight."""
+    at = damage.offset
+    here = well_formed(data, at)
+    while here and (frame := well_formed(data, at + here[0])) and continues(data, at, at + here[0]):
+        at += here[0]
         if frame[1] in EVIDENCE:
             return at
-        at += frame[0]
-    for place in range(at, len(data), 8):
+        here = frame
+    for place in range(at + 8, len(data), 8):
         frame = well_formed(data, place)
         if frame and frame[1] in EVIDENCE:
             return place
@@ -794,11 +828,14 @@ def test_the_search_follows_the_rule(chunk_bytes: int) -> None:
     found = 0
     for _ in range(1500):
         parts = []
+        crc = 0
         for _ in range(choices.randrange(1, 9)):
             type = choices.choice(list(TYPES))
             # Mostly marks that are no evidence, so that it takes a while.
             mark = choices.choice([*NO_EVIDENCE * 6, *EVIDENCE])
-            frame = evidence(mark, type, choices.choice((0, 1, 7, 20, 60, 200)))
+            payload = b"" if type == CRC else b"e" * choices.choice((0, 1, 7, 20, 60, 200))
+            crc = extend(crc, payload) if choices.randrange(4) else 0xF1234567
+            frame = encode_frame(type, crc, payload, CODES[type][mark])
             match choices.randrange(6):
                 case 0:
                     parts.append(bytes(8 * choices.randrange(12)))

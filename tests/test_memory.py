@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import wal
-from damage import overwrite
+from damage import overwrite, unstamp
 from unsynced import UNSYNCED
 from wal import CommitState, Entry
 
@@ -92,6 +92,7 @@ def test_a_corrupt_length_is_not_believed(path: Path, size: int, damaged: str) -
         if damaged == "earlier save":
             log.save_entry([Entry(3, b"three")])
     (segment,) = path.iterdir()
+    unstamp(segment)
 
     costs = {}
     tracemalloc.start()

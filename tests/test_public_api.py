@@ -82,7 +82,7 @@ PUBLIC = {
     "verify",
 }
 PUBLIC_ETCD = {"Entry", "HardState", "Snapshot", "registry"}
-PUBLIC_TESTING = {"StorageConformance"}
+PUBLIC_TESTING = {"Crash", "SimulatedDisk", "StorageConformance"}
 
 OPTIONS = "registry=None, segment_size=64000000, sync=True, save_marks=True, max_record_bytes=10000000, fs=..."
 SIGNATURES = {

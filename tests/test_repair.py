@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import pytest
 
 import wal
-from damage import append, flip_bit, overwrite, truncate, zero
+from damage import append, flip_bit, overwrite, truncate, unstamp, zero
 from faults import FaultyFileSystem
-from logs import Disk, segments, tree, untouched
+from logs import Disk, frames, segments, tree, untouched
 from unsynced import UNSYNCED
 from wal import CommitState, Entry, SnapshotMarker
 
@@ -63,6 +63,8 @@ def make(path: Path, *, in_segment: int = 0, save_marks: bool = True) -> Torn:
         end = used(path)
     segment = segments(path)[-1]
     assert len(segments(path)) == in_segment + 1
+    if save_marks:
+        unstamp(segment)
     return Torn(path, segment, begin, end)
 
 
@@ -286,12 +288,14 @@ def test_the_backup_is_durable_before_the_log_is_cut(log: Torn, how: str) -> Non
     if how == "repair":
         wal.repair(log.path, fs=disk)
     else:
-        wal.read_wal(log.path, fs=disk).wal.close()
+        with wal.read_wal(log.path, fs=disk).wal:
+            disk.calls.append(("the log is open", ""))
 
     segment, directory = str(log.segment), str(log.path)
     (backup,) = map(str, log.path.glob("*.broken"))
-    calls = disk.of("pwrite", "truncate", "allocate", "fsync", "rename", "unlink")
-    assert calls[calls.index(("pwrite", backup)) :] == [
+    calls = disk.of("pwrite", "truncate", "allocate", "fsync", "rename", "unlink", "the log is open")
+    end = calls.index(("the log is open", "")) if how == "read_wal" else len(calls)
+    assert calls[calls.index(("pwrite", backup)) : end] == [
         ("pwrite", backup),
         ("fsync", backup),
         ("fsync", directory),
@@ -353,7 +357,9 @@ def repair(path: Path, fs: FaultyFileSystem) -> None:
 
 
 def read_and_close(path: Path, fs: FaultyFileSystem) -> None:
-    wal.read_wal(path, fs=fs).wal.close()
+    log = wal.read_wal(path, fs=fs).wal
+    fs.faults.clear()
+    log.close()
 
 
 HOW = [pytest.param(repair, id="repair"), pytest.param(read_and_close, id="read_wal")]
@@ -385,7 +391,8 @@ def test_a_repair_that_fails_at_any_call_can_be_repeated(
         assert log.entries() == ACKNOWLEDGED
         wal.repair(log.path)
         assert log.entries() == ACKNOWLEDGED
-        assert log.segment.read_bytes().rstrip(b"\0") == torn[: log.begin].rstrip(b"\0")
+        assert log.segment.read_bytes()[: log.begin] == torn[: log.begin]
+        assert frames(log.segment)[-1].offset < log.begin
         assert torn[log.begin : log.end].rstrip(b"\0") in [file.read_bytes() for file in log.path.glob("*.broken")]
         assert not persistent or len(list(log.path.glob("*.broken"))) <= 2
     assert number > 20
@@ -609,6 +616,7 @@ def test_read_wal_repairs_at_a_snapshot(log: Torn) -> None:
         opened.save_snap(SnapshotMarker(7))
         end = used(log.path)
         opened.save_entry([Entry(9, b"torn" * 10)])
+    unstamp(log.segment)
     zero(log.segment, used(log.path) - 8, used(log.path))
 
     opened, _, _, entries = wal.read_wal(log.path, SnapshotMarker(7))

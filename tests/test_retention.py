@@ -20,12 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wal
-from crashes import TOP, MemoryDisk, Watch
+from crashes import TOP, Watch
 from damage import append, flip_bit, truncate
 from logs import SMALL, Child, Disk, segments, tree
 from unsynced import UNSYNCED, Unsynced
 from wal import CommitState, Entry, FileStorage, Recovered, Retention, SnapshotData, SnapshotMarker
 from wal._files import OPERATING_SYSTEM
+from wal.testing import SimulatedDisk
 
 MARKERS = (3, 5, 6, 12, 20, 28)
 """The snapshots of the log that most tests purge. Its segments hold five of its 28 entries each."""
@@ -433,7 +434,7 @@ def test_any_call_may_fail(tmp_path: Path, template: Path, names: list[str]) -> 
             break
 
 
-def check_crashed_log(disk: MemoryDisk, acceptable: Sequence[int]) -> None:
+def check_crashed_log(disk: SimulatedDisk, acceptable: Sequence[int]) -> None:
     for index in acceptable:
         check_open(TOP / "wal", index, disk)
 
@@ -441,7 +442,7 @@ def check_crashed_log(disk: MemoryDisk, acceptable: Sequence[int]) -> None:
 @pytest.mark.parametrize("snapshot", [6, 12, 20, 28])
 def test_a_crash_in_a_purge_leaves_a_log_without_a_gap(snapshot: int) -> None:
     """P13: before each call, a kill or a power cut leaves a log that opens at the snapshot and at every later one."""
-    with Watch(MemoryDisk(), check_crashed_log) as watch:
+    with Watch(SimulatedDisk(), check_crashed_log) as watch:
         make(TOP / "wal", watch.disk).close()
         watch.expect([index for index in MARKERS if index >= snapshot])
         wal.purge(TOP / "wal", SnapshotMarker(snapshot), fs=watch.disk)
@@ -457,7 +458,7 @@ def test_a_purge_relies_only_on_what_is_durable(alive: bool) -> None:
     P4, P13: a writer without syncs has written the marker, and the system has it, but not the disk. Segments must not
     be gone for good before the marker is there for good.
     """
-    disk = MemoryDisk()
+    disk = SimulatedDisk()
     log = make(TOP / "wal", disk, sync=False)
     log.release(SnapshotMarker(28))
     with Watch(disk if alive else disk.killed(), check_crashed_log) as watch:
@@ -820,17 +821,17 @@ def check_every_kept_snapshot(path: Path, last: int) -> None:
     shutil.rmtree(copy)
 
 
-def check_crashed_storage(disk: MemoryDisk, acceptable: Sequence[int]) -> None:
+def check_crashed_storage(disk: SimulatedDisk, acceptable: Sequence[int]) -> None:
     """A storage holds entries up to one of these, from each of its snapshots on, and at least one of them."""
     recovered = open_and_close(TOP / "storage", disk)
     assert recovered.snapshot is not None
     last = recovered.snapshot.index + len(recovered.entries)
     assert last in acceptable
-    files = dict(disk.tree())
+    files = dict(disk.files())
     known = {marker.index for marker in wal.valid_snapshots(TOP / "storage" / "wal", fs=disk)}
     for name in sorted(files, reverse=True):
         if name.endswith(".snap") and (index := int(Path(name).stem, 16)) in known:
-            recovered = open_and_close(TOP / "storage", MemoryDisk(files))
+            recovered = open_and_close(TOP / "storage", SimulatedDisk(files))
             assert recovered.snapshot == snapshot(index)
             assert recovered.entries == [entry(i) for i in range(index + 1, last + 1)]
             files[name] = b"damaged"
@@ -844,7 +845,7 @@ def test_a_crash_at_any_moment_leaves_snapshots_that_can_be_recovered(
 ) -> None:
     """P13, P14: before each call of saves, snapshots and releases, a kill or a power cut; all that is there is good."""
     caplog.set_level(logging.ERROR, logger="wal")
-    disk = MemoryDisk()
+    disk = SimulatedDisk()
     storage, _ = open_storage(TOP / "storage", retention, disk)
     with storage:
         grow(storage, 18)
@@ -861,14 +862,14 @@ class Model:
     """What a storage must be able to give back, whatever is done to it."""
 
     def __init__(self, retention: Retention | None) -> None:
-        self.disk = MemoryDisk()
+        self.disk = SimulatedDisk()
         self.retention = retention
         self.damaged: set[int] = set()
         self.storage, _ = open_storage(TOP / "storage", retention, self.disk)
 
     @property
     def files(self) -> list[int]:
-        return sorted(int(name[-21:-5], 16) for name in self.disk.tree() if name.endswith(".snap"))
+        return sorted(int(name[-21:-5], 16) for name in self.disk.files() if name.endswith(".snap"))
 
     def grow(self, number: int) -> None:
         for _ in range(number):
@@ -887,12 +888,12 @@ class Model:
     def reopen(self, number: int) -> None:
         """Close; damage one of the snapshots or none; open."""
         self.storage.close()
-        files = dict(self.disk.tree())
+        files = dict(self.disk.files())
         victims = [index for index in self.files if index not in self.damaged]
         if number < len(victims) - 1:  # the last good one is needed
             self.damaged.add(victims[number])
             files[f"storage/snap/{victims[number]:016x}.snap"] = b"damaged"
-        self.disk = MemoryDisk(files)
+        self.disk = SimulatedDisk(files)
         self.storage, recovered = open_storage(TOP / "storage", self.retention, self.disk)
         assert [int(error.path.stem, 16) for error in recovered.skipped] == sorted(
             (index for index in self.damaged & {*self.files} if index > max({*self.files} - self.damaged, default=0)),
@@ -902,10 +903,10 @@ class Model:
     def close(self) -> None:
         self.storage.close()
         last = self.storage.last_index
-        files = dict(self.disk.tree())
+        files = dict(self.disk.files())
         for index in reversed(self.files):
             if index not in self.damaged:
-                recovered = open_and_close(TOP / "storage", MemoryDisk(files))
+                recovered = open_and_close(TOP / "storage", SimulatedDisk(files))
                 assert recovered.snapshot == snapshot(index)
                 assert recovered.entries == [entry(i) for i in range(index + 1, last + 1)]
             files[f"storage/snap/{index:016x}.snap"] = b"damaged"

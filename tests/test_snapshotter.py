@@ -603,6 +603,20 @@ def test_a_file_that_cannot_be_read_is_not_damaged(
     assert untouched(path) == before
 
 
+@pytest.mark.parametrize("prefix", [b"", b"\x08\x05\x12\x04", b"\x08\x05"], ids=["zeros", "header", "checksum"])
+def test_a_file_is_not_read_beyond_what_it_says(path: Path, prefix: bytes) -> None:
+    """P12: a damaged directory may give a file any length; one of a terabyte is refused at once."""
+    snapshots = make(path, 1)
+    with (path / name_of(2)).open("wb") as file:
+        file.write(prefix)
+        file.truncate(1 << 40)
+
+    assert snapshots.load().index == 1
+
+    (skipped,) = snapshots.skipped
+    assert skipped.path == path / name_of(2)
+
+
 @pytest.mark.parametrize("make_obstacle", [Path.mkdir, os.mkfifo], ids=["directory", "pipe"])
 def test_what_is_no_file_is_not_renamed(path: Path, make_obstacle: Callable[[Path], None]) -> None:
     """S2: Something else under a snapshot's name is an error of the system, not damage; it does not hang."""

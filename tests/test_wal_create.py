@@ -312,10 +312,11 @@ def test_every_name_is_made_durable_in_order(tmp_path: Path) -> None:
     path = tmp_path / "a" / "wal"
     fs = Disk()
 
-    wal.WAL.create(path, segment_size=SMALL, fs=fs).close()
+    with wal.WAL.create(path, segment_size=SMALL, fs=fs):
+        calls = fs.of("mkdir", "fsync", "fdatasync", "pwrite", "rename")
 
     temporary = str(path / OWN_TEMPORARY)
-    assert fs.of("mkdir", "fsync", "fdatasync", "pwrite", "rename") == [
+    assert calls == [
         ("mkdir", str(path.parent)),
         ("fsync", str(tmp_path)),
         ("mkdir", str(path)),

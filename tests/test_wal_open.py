@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import wal
-from damage import overwrite, truncate
+from damage import overwrite, truncate, unstamp
 from logs import SMALL, Disk, frames, in_child, indexes, read, segments, tree, untouched
 from wal import CommitState, Entry, SnapshotMarker
 from wal._names import SegmentName
@@ -38,6 +38,7 @@ def end(segment: Path) -> int:
 def tear(path: Path) -> None:
     """Leave half a frame of a save behind the end of the log."""
     tail = segments(path)[-1]
+    unstamp(tail)
     overwrite(tail, end(tail), b"\x30\0\0\0\0\0\0\x38" + b"\x55" * 20)
 
 

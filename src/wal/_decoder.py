@@ -145,6 +145,7 @@ class SegmentDecoder:
             self.read,
             self.size,
             self.damage,
+            crc=self.position.crc,
             save_open=self.save_open,
             head_complete=self.head_complete,
             last_segment=last_segment,

@@ -7,6 +7,8 @@ are synced. A save is encoded completely before its first byte is written, and w
 
 If ``write`` or ``sync`` raises, or is interrupted, the three may no longer agree with the file, and the encoder
 must not be used again. Its owner sees to that.
+
+Between two lives of the log its end is marked by a stamp (see ``_stamp``), which the first save takes away.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from ._crc32c import extend
 from ._files import File
 from ._frame import RecordType, encode_frame
 from ._marks import CODES, Mark, marks_of_save
+from ._stamp import STAMP_BYTES, Stamp, encode_stamp, stamp_offset
 
 __all__ = ["Encoder", "encode_save"]
 
@@ -46,19 +49,27 @@ def encode_save(records: Sequence[Payload], crc: int, *, synced: bool, save_mark
 
 
 class Encoder:
-    """Appends saves to one segment from ``offset`` on, where the CRC chain is ``crc`` and all is synced."""
+    """
+    Appends saves to one segment from ``offset`` on, where the CRC chain is ``crc`` and all is synced.
 
-    def __init__(self, file: File, *, offset: int, crc: int, save_marks: bool) -> None:
+    ``stamped`` says whether there is a stamp close behind.
+    """
+
+    def __init__(self, file: File, *, offset: int, crc: int, save_marks: bool, stamped: bool = False) -> None:
         self.file = file
         self.offset = offset
         self.crc = crc
         self.synced = True
         self._save_marks = save_marks
+        self._stamped = stamped
 
     def write(self, records: Sequence[Payload]) -> None:
         """Hand one save to the system. When this returns, it survives the process, but not yet the machine."""
         data, crc = encode_save(records, self.crc, synced=self.synced, save_marks=self._save_marks)
         self.synced = False
+        if self._stamped:
+            self.file.write(bytes(stamp_offset(self.offset) + STAMP_BYTES - self.offset), self.offset)
+            self._stamped = False
         self.file.write(data, self.offset)
         self.offset += len(data)
         self.crc = crc
@@ -67,3 +78,15 @@ class Encoder:
         """Make every save so far durable. When this returns, they survive a power cut."""
         self.file.fs.fdatasync(self.file.fd)
         self.synced = True
+
+    def stamp(self) -> None:
+        """
+        Say on disk that the log ends here, if it has save marks. Every save must have been synced.
+
+        When this returns, later damage to any of them is known to be damage.
+        """
+        if self._stamped or not self._save_marks:
+            return
+        self.file.write(encode_stamp(Stamp(self.offset, self.crc)), stamp_offset(self.offset))
+        self._stamped = True
+        self.file.fs.fdatasync(self.file.fd)

@@ -33,23 +33,24 @@ The reader
     It walks the frames up to the first offset D without a good frame (well-formed, CRC right, mark fits), and
     then has to say what the damage at D means. ``judge`` does:
 
-    * Only zeros from D on, and no save open: the log ends here, **clean**.
+    * Only zeros from D on (but for stamps), and no save open: the log ends here, **clean**.
     * D is in a segment that is not the last, or in a head: those were synced before the next thing happened.
       **Corrupt**.
     * The frame at D is intact and only its mark or its type is wrong. A crash loses whole sectors, it does not
       alter one byte of a frame: **corrupt**.
+    * The segment was closed behind D (see ``_stamp``), so nothing was unfinished: **corrupt**.
     * A frame that says "synced before" lies behind D. It was written after a sync of everything before it, so
-      the bytes at D had been on disk: **corrupt**. An unmarked frame counts as one, since nobody knows. It is
-      looked for in two ways. If the frame at D is well-formed, its length tells where the next one begins, and
-      so on; that steps over payloads, which may contain anything. Where no frame follows, every multiple of
-      eight to the end of the file is looked at.
+      the bytes at D had been on disk: **corrupt**. An unmarked frame counts as one, since nobody knows. Every
+      multiple of eight to the end of the file is looked at. Only what certainly belongs to the frame at D is
+      stepped over, since a payload may contain anything: the header at D tells where that frame ends, and is
+      believed if a frame stands there whose CRC continues the one at D. From there on, the same again.
     * Otherwise nothing says that the bytes at D were ever synced: **torn**. The last whole save before D is the
       end of the log.
 
     So a save that was acknowledged is never cut if the first bytes of any later group's first frame are intact.
-    What this cannot tell from a crash is damage to the last group alone; repair keeps a copy of what it cuts.
-    A payload that contains frames may make a torn end look corrupt, if its own frame's header was lost: that is
-    an error without loss, which ``repair(force=True)`` overrides.
+    What this cannot tell from a crash is damage to the last group alone of a log that was not closed; repair
+    keeps a copy of what it cuts. A payload that contains frames may make a torn end look corrupt: that is an
+    error without loss, which ``repair(force=True)`` overrides.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ from collections.abc import Callable
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
-from ._frame import ALIGNMENT, HEADER, PREFIX_BYTES, RecordType, frame_bytes, parse_record
+from ._crc32c import extend
+from ._frame import ALIGNMENT, HEADER, MAX_RECORD_BYTES, PREFIX_BYTES, RecordType, frame_bytes, parse_record
+from ._stamp import STAMP_BYTES, Stamp, find_stamps
 
 __all__ = ["Cause", "Damage", "Mark", "Read", "Verdict", "fits", "judge", "mark_of", "marks_of_save"]
 
@@ -165,7 +168,14 @@ class Verdict(Enum):
 
 
 def judge(
-    read: Read, size: int, damage: Damage, *, save_open: bool, head_complete: bool, last_segment: bool
+    read: Read,
+    size: int,
+    damage: Damage,
+    *,
+    crc: int | None,
+    save_open: bool,
+    head_complete: bool,
+    last_segment: bool,
 ) -> tuple[Verdict, str]:
     """
     Say what the end of a walk means: a clean end, a torn write or corruption. The module's head has the reasons.
@@ -174,6 +184,7 @@ def judge(
         read: Reads the segment; it is asked for little more than ``CHUNK_BYTES`` at once.
         size: The length of the file in bytes.
         damage: Where the walk ended, and why.
+        crc: The CRC chain behind the last whole save.
         save_open: Whether frames of an unfinished save lie before ``damage.offset``.
         head_complete: Whether the segment's head was walked.
         last_segment: Whether the log has no later segment.
@@ -184,7 +195,9 @@ def judge(
     what = damage.cause.value
     if not head_complete:
         return Verdict.CORRUPT, f"{what}; the segment's head is incomplete"
-    if _only_zeros(read, size, damage.offset):
+    only_zeros, stamp = _rest(read, size, damage.offset)
+    closed_behind = stamp if stamp and stamp.end >= damage.offset and stamp != (damage.offset, crc) else None
+    if only_zeros and not closed_behind:
         if not save_open:
             return Verdict.CLEAN, what
         what = "the last save is not complete"
@@ -192,44 +205,74 @@ def judge(
         return Verdict.CORRUPT, f"{what}; later segments follow"
     if damage.cause in (Cause.MARK, Cause.TYPE, Cause.HEAD):
         return Verdict.CORRUPT, what
+    if closed_behind:
+        return Verdict.CORRUPT, f"{what}; the log was closed with its end at byte {closed_behind.end:,}"
     evidence = _find_synced_later(read, size, damage)
     if evidence is not None:
         return Verdict.CORRUPT, f"{what}; a frame at byte {evidence:,} was written after a sync of this place"
     return Verdict.TORN, f"{what} (the save that begins here was not finished)"
 
 
-def _only_zeros(read: Read, size: int, at: int) -> bool:
+def _rest(read: Read, size: int, at: int) -> tuple[bool, Stamp | None]:
+    """Tell whether there are only zeros and stamps from ``at`` on, and return the last one's stamp."""
+    only_zeros = True
+    last: Stamp | None = None
     zeros = bytes(CHUNK_BYTES)
     while at < size:
-        chunk = read(at, min(CHUNK_BYTES, size - at))
+        # Chunks end at multiples of their size, so that no stamp lies across.
+        chunk = read(at, min(CHUNK_BYTES - at % CHUNK_BYTES, size - at))
         if not chunk:
-            return True  # truncated meanwhile
-        if chunk != zeros[: len(chunk)]:
-            return False
-        at += len(chunk)
-    return True
+            break  # truncated meanwhile
+        length = len(chunk)
+        if chunk != zeros[:length]:
+            for place, stamp in find_stamps(chunk, at):
+                chunk = chunk[:place] + zeros[:STAMP_BYTES] + chunk[place + STAMP_BYTES :]
+                last = stamp
+            only_zeros = only_zeros and chunk == zeros[:length]
+        at += length
+        del chunk  # before there is the next one
+    return only_zeros, last
+
+
+class _Found(NamedTuple):
+    """A well-formed frame."""
+
+    length: int
+    type: int
+    crc: int
+    data: int
+    """Where its data begin, and ``stop`` where they end, from the start of the frame."""
+    stop: int
+    synced: bool
+    """Whether it says "synced before", or nothing."""
 
 
 def _find_synced_later(read: Read, size: int, damage: Damage) -> int | None:
     """Return the offset of a frame behind D that was written after a sync, or is unmarked."""
-    if not damage.frame_bytes:
-        return _search(read, size, damage.offset + ALIGNMENT)
-    at = damage.offset + damage.frame_bytes
-    base, chunk = at, b""
-    while True:
-        if at + PREFIX_BYTES > base + len(chunk):
-            base, chunk = at, read(at, CHUNK_BYTES)
-        frame = _frame_at(chunk, at - base, size - at)
-        if frame is None:
-            return _search(read, size, at)
-        length, synced = frame
-        if synced:
+    at = damage.offset
+    search_from = at + ALIGNMENT
+    before = _frame_at(read(at, PREFIX_BYTES), 0, size - at)
+    while before is not None:
+        at += before.length
+        frame = _frame_at(read(at, PREFIX_BYTES), 0, size - at)
+        if frame is None or _chain(read, at, frame, before.crc) != frame.crc:
+            break
+        if frame.synced:
             return at
-        at += length
+        search_from = at + ALIGNMENT
+        before = frame
+    return _search(read, size, search_from)
 
 
-def _frame_at(data: bytes, at: int, rest: int) -> tuple[int, bool] | None:
-    """Return the length of the well-formed frame at ``at`` and whether it says "synced before"; else ``None``."""
+def _chain(read: Read, at: int, frame: _Found, crc: int) -> int:
+    """Return the CRC chain behind the frame at ``at``, if it is ``crc`` in front of it."""
+    for offset in range(at + frame.data, at + frame.stop, CHUNK_BYTES):
+        crc = extend(crc, read(offset, min(CHUNK_BYTES, at + frame.stop - offset)))
+    return crc
+
+
+def _frame_at(data: bytes, at: int, rest: int) -> _Found | None:
+    """Return the well-formed frame at ``at``, of which the first bytes are there; ``None`` if there is none."""
     if rest < ALIGNMENT or len(data) - at < ALIGNMENT:
         return None
     (header,) = HEADER.unpack_from(data, at)
@@ -237,11 +280,15 @@ def _frame_at(data: bytes, at: int, rest: int) -> tuple[int, bool] | None:
     if not length or length > rest:
         return None
     start = at + ALIGNMENT
-    record = parse_record(data, start, start + (header & (1 << 56) - 1))
+    stop = start + (header & MAX_RECORD_BYTES)
+    record = parse_record(data, start, stop)
     if record is None or record[0] not in _MARKS:
         return None
-    mark = mark_of(record[0], header)
-    return None if mark == _INVALID else (length, mark in (_NONE, _ONLY, _FIRST))
+    type, crc, begin = record
+    mark = mark_of(type, header)
+    if mark == _INVALID:
+        return None
+    return _Found(length, type, crc, begin - at, stop - at, synced=mark in (_NONE, _ONLY, _FIRST))
 
 
 # A frame that says "synced before", or nothing, has one of these top bytes, and its record begins with 08.
@@ -255,28 +302,36 @@ _TOPS = bytes(
     for top in range(256)
 )
 _RECORD_BEGINS = bytes(byte == 0x08 for byte in range(256))
+_TYPES = bytes(byte in _MARKS for byte in range(256))
+# Behind the type stands the tag of the CRC or of the data; or, in a record of two bytes, anything.
+_TAGS = bytes(byte in (0x10, 0x1A) for byte in range(256))
+_TWO_BYTES = bytes(byte == 2 for byte in range(256))
 
 
 def _search(read: Read, size: int, at: int) -> int | None:
     """
     Look at every multiple of eight from ``at`` on.
 
-    Both bytes of all places in a chunk are looked up and combined at once, as two large integers: searching
-    64 MB takes about a tenth of a second, where a loop over the places would take seconds.
+    The telling bytes of all places in a chunk are looked up and combined at once, as large integers: searching
+    64 MB takes a fraction of a second, where a loop over the places would take many.
     """
     while size - at > ALIGNMENT:
-        chunk = read(at, min(CHUNK_BYTES, size - at) + PREFIX_BYTES)
         # The last bytes are there to read a frame's prefix from, not to look for another frame in.
-        begins = chunk[ALIGNMENT : ALIGNMENT + CHUNK_BYTES : ALIGNMENT].translate(_RECORD_BEGINS)
-        tops = chunk[ALIGNMENT - 1 :: ALIGNMENT].translate(_TOPS)[: len(begins)]
-        both = int.from_bytes(tops, "little") & int.from_bytes(begins, "little")
-        places = both.to_bytes(len(begins), "little")
+        chunk = read(at, min(CHUNK_BYTES, size - at) + PREFIX_BYTES)
+        count = len(chunk[ALIGNMENT : ALIGNMENT + CHUNK_BYTES : ALIGNMENT])
+
+        def those(byte: int, table: bytes, chunk: bytes = chunk, count: int = count) -> int:
+            """Return the places whose byte of this number is in the table, as one byte each of an integer."""
+            return int.from_bytes(chunk[byte::ALIGNMENT].translate(table)[:count], "little")
+
+        candidates = those(ALIGNMENT, _RECORD_BEGINS) & those(ALIGNMENT - 1, _TOPS) & those(ALIGNMENT + 1, _TYPES)
+        candidates &= those(ALIGNMENT + 2, _TAGS) | those(0, _TWO_BYTES)
+        places = candidates.to_bytes(count, "little")
         place = places.find(1)
         while place >= 0:
-            offset = at + place * ALIGNMENT
-            frame = _frame_at(chunk, place * ALIGNMENT, size - offset)
-            if frame is not None and frame[1]:
-                return offset
+            frame = _frame_at(chunk, place * ALIGNMENT, size - at - place * ALIGNMENT)
+            if frame is not None and frame.synced:
+                return at + place * ALIGNMENT
             place = places.find(1, place + 1)
         at += CHUNK_BYTES
     return None

@@ -38,7 +38,7 @@ from ._files import (
     remove_directories,
     sync_directory,
 )
-from ._protobuf import BYTES, UINT, bytes_field, decode_message, uint_field
+from ._protobuf import BYTES, UINT, bytes_field, decode_message, read_varint, uint_field
 from ._records import Snapshot
 
 __all__ = ["SnapshotData", "Snapshotter"]
@@ -50,6 +50,18 @@ _DATABASE = re.compile(r"([0-9a-f]{16})\.snap\.db", re.ASCII)
 _TEMPORARY = re.compile(r"[0-9a-f]{16}\.snap(\.db)?\.tmp", re.ASCII)
 
 CHUNK_BYTES = 1 << 20
+_PREFIX_BYTES = 22  # tag and CRC, tag and length
+
+
+def _declared_bytes(prefix: bytes) -> int:
+    """Return how long a snapshot file that begins so says it is."""
+    at = 0
+    if prefix.startswith(b"\x08"):
+        _, at = read_varint(prefix, 1, len(prefix))
+    if prefix[at : at + 1] != b"\x12":
+        return at
+    length, at = read_varint(prefix, at + 1, len(prefix))
+    return at + length
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,9 +242,17 @@ class Snapshotter:
 
     def _read(self, path: Path) -> SnapshotData:
         with File(self.fs, path, READ) as file:
-            content = file.read(0, file.size())
-        if not content:
-            raise CorruptionError(path, 0, "this is not a snapshot: the file is empty")
+            prefix, size = file.read(0, _PREFIX_BYTES), file.size()
+            if not prefix:
+                raise CorruptionError(path, 0, "this is not a snapshot: the file is empty")
+            try:
+                declared = _declared_bytes(prefix)
+            except ValueError as error:
+                raise CorruptionError(path, 0, f"this is not a snapshot: {error}") from None
+            if declared != size:
+                # Not read into memory: it may be as long as a damaged file system says.
+                raise CorruptionError(path, 0, f"this is not a snapshot: it has {size:,} bytes instead of {declared:,}")
+            content = file.read(0, size)
         try:
             crc, payload = decode_message(content, (UINT, BYTES))
             index, data, metadata = decode_message(payload, (UINT, BYTES, BYTES))

@@ -10,6 +10,7 @@ write: the log stops for good, and never tries a sync again.
 
 from __future__ import annotations
 
+import logging
 import operator
 import os
 import threading
@@ -41,8 +42,11 @@ from ._records import HardState, LogEntry, RecordRegistry, Snapshot
 from ._repair import RepairReport, cut_tail
 from ._replay import LogContents, LogRecord, Replay
 from ._segments import list_segments, segments_from
+from ._stamp import STAMP_BYTES, find_stamps, stamp_offset
 
 __all__ = ["MAX_RECORD_BYTES", "SEGMENT_SIZE", "WAL"]
+
+_logger = logging.getLogger("wal")
 
 SEGMENT_SIZE = 64_000_000
 MIN_SEGMENT_SIZE = 4096
@@ -309,7 +313,14 @@ class WAL:
             assert replay.end.crc is not None, "every segment begins with a CRC record"
             self._metadata = replay.metadata or b""
             self._known = _Known(replay.last_entry, replay.last_marker, replay.state, replay.state_data)
-            self._encoder = Encoder(file, offset=replay.end.offset, crc=replay.end.crc, save_marks=self._save_marks)
+            end = replay.end.offset
+            self._encoder = Encoder(
+                file,
+                offset=end,
+                crc=replay.end.crc,
+                save_marks=self._save_marks,
+                stamped=any(find_stamps(file.read(end, stamp_offset(end) + STAMP_BYTES - end), end)),
+            )
 
     def _repair(self, torn: TornWriteError) -> None:
         """Cut the torn write that reading met, under the lock that is held anyway."""
@@ -422,8 +433,9 @@ class WAL:
         """
         Sync what is not synced, unlock and close everything. A second call does nothing.
 
-        When this returns, all saves are durable, unless the log had failed before. If this raises, everything
-        has been released all the same.
+        When this returns, all saves are durable, unless the log had failed before, and the log says on disk where
+        it ends, so that later damage to any save is told from a torn write. If this raises, everything has been
+        released all the same.
 
         Raises:
             WALFailedError: The last sync failed.
@@ -438,8 +450,10 @@ class WAL:
             try:
                 if not self._closed:
                     self._closed = True
-                    if self._encoder is not None and not self._encoder.synced and self._failure is None:
-                        self._finish_or_stop_locked(self._encoder.sync)
+                    if self._encoder is not None and self._failure is None:
+                        if not self._encoder.synced:
+                            self._finish_or_stop_locked(self._encoder.sync)
+                        self._stamp(self._encoder)
             except BaseException:
                 with suppress(OSError):
                     self._hold.close()
@@ -448,6 +462,13 @@ class WAL:
             if not self._released:
                 self._hold.close()  # what is left of it, if an earlier call was interrupted
                 self._released = True
+
+    def _stamp(self, encoder: Encoder) -> None:
+        try:
+            encoder.stamp()
+        except OSError as error:
+            # Everything saved is durable. Only, damage to the last saves will be taken for a torn write.
+            _logger.warning("%s: the log is closed, but its end could not be stamped: %s", self.path, error)
 
     def _check_usable(self) -> None:
         """

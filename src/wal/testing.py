@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Tests for those who implement or wrap a ``wal.Storage``.
+For the tests of those who use this library, or implement or wrap a ``wal.Storage``.
+
+``SimulatedDisk`` is a file system to be given as ``fs=`` that knows what each crash would leave of it, so that an
+application can try its recovery for all of them, in memory.
 
 ``StorageConformance`` states what every storage must do, one claim a method. Subclass it in a test module and say
 how your storage is opened, and what its ``save_snap`` takes; pytest (or any runner that calls each ``test_`` method
@@ -29,9 +32,10 @@ from typing import Any, Generic, TypeVar
 
 from ._errors import IndexOrderError, RecordTypeError, WALClosedError, WALLockedError
 from ._records import CommitState, Entry, HardState, LogEntry, SnapshotMarker
+from ._simulated_disk import Crash, SimulatedDisk
 from ._storage import Storage
 
-__all__ = ["StorageConformance"]
+__all__ = ["Crash", "SimulatedDisk", "StorageConformance"]
 
 SnapshotT = TypeVar("SnapshotT")
 
