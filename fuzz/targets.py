@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,6 +25,7 @@ from crashes import TOP, MemoryDisk
 from wal._decoder import Decoder, Frame, Position, SegmentDecoder
 from wal._frame import HEADER, RecordType, frame_bytes
 from wal._marks import Verdict
+from wal._protobuf import varint
 from wal._segments import segments_from
 
 __all__ = ["TARGETS", "Target", "run"]
@@ -161,27 +163,39 @@ def frames(data: bytes) -> None:
 
 # ------------------------------------------------------------------------------------------------------ records
 
-CLASSES: list[type[wal.Record]] = [
-    wal.Entry,
-    wal.CommitState,
-    wal.SnapshotMarker,
-    wal.etcd.Entry,
-    wal.etcd.HardState,
-    wal.etcd.Snapshot,
+CLASSES: list[tuple[type[wal.Record], str]] = [
+    (wal.Entry, "index type data"),
+    (wal.CommitState, "committed"),
+    (wal.SnapshotMarker, "index"),
+    (wal.etcd.Entry, "type term index data"),
+    (wal.etcd.HardState, "term vote commit"),
+    (wal.etcd.Snapshot, "index term conf_state"),
 ]
+"""The classes of records, with the names of their fields 1, 2, ..."""
 
 
 def records(data: bytes) -> None:
-    """Unmarshal a record of the class that the first byte says: ``ValueError``, or all of the bytes are understood."""
-    cls, payload = CLASSES[data[0] % len(CLASSES)] if data else wal.Entry, data[1:]
+    """
+    Unmarshal a record of the class that the first byte says: ``ValueError``, or all of the bytes are understood.
+
+    Of each field there is one form, but for a zero, which may be left out.
+    """
+    cls, names = CLASSES[data[0] % len(CLASSES)] if data else CLASSES[0]
     try:
-        record = cls.unmarshal(payload)
+        record = cls.unmarshal(data[1:])
     except ValueError:
         return
-    again = record.marshal()
-    expect(cls.unmarshal(again) == record, f"{record} does not come back from its own bytes")
-    zeros = 2 * len(cls.__dataclass_fields__)  # type: ignore[attr-defined]  # a zero takes two bytes, or none
-    expect(abs(len(again) - len(payload)) <= zeros, f"{record} is not all of {payload!r}")
+    expect(cls.unmarshal(record.marshal()) == record, f"{record} does not come back from its own bytes")
+    forms = [_forms(number, getattr(record, name)) for number, name in enumerate(names.split(), 1)]
+    expect(data[1:] in map(b"".join, product(*forms)), f"{record} is not what {data[1:]!r} says")
+
+
+def _forms(number: int, value: int | bytes) -> tuple[bytes, ...]:
+    if isinstance(value, bytes):
+        field = bytes((number << 3 | 2,)) + varint(len(value)) + value
+    else:
+        field = bytes((number << 3,)) + varint(value)
+    return (field,) if value else (field, b"")
 
 
 # -------------------------------------------------------------------------------------------- a whole directory
@@ -325,6 +339,7 @@ def _check_backup(before: dict[str, bytes], after: dict[str, bytes], report: wal
     expect(report.backup.name not in before, "a backup was overwritten")
     expect(after[name][:begin] == before[name][:begin], "bytes before the cut have changed")
     expect(not any(after[name][begin:]), "there is something behind the cut")
+    expect(begin == end or before[name][end - 1], "the backup ends in zeros")
     expect(not any(before[name][end:]), "something was cut that is not in the backup")
     for other in before.keys() - {name}:
         expect(after.get(other) == before[other] or other.endswith(".wal.tmp"), f"{other} has changed")

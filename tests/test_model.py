@@ -470,7 +470,9 @@ class LogMachine(RuleBasedStateMachine):
         assert places == full.segments
         droppable = len(full.saves) - len(base.saves) + (full.unsynced if loss else 0)
         outcomes = (full.without(count) for count in range(droppable + 1))
-        self.model = next(outcome for outcome in outcomes if outcome.frames == report.records)
+        matching = [outcome for outcome in outcomes if outcome.frames == report.records]
+        assert matching, f"{report.records} records are left of {full}"
+        self.model = matching[0]
         if loss:
             self.model.unsynced = 0
         self.model.torn = report.tail is not None
