@@ -100,7 +100,7 @@ def main() -> int:
         said = log.read_text(errors="replace")
         if result.returncode:
             failed.append(name)
-            print("\n".join(said.splitlines()[-40:]))
+            print("\n".join([line[:400] for line in said.splitlines() if "INFO" not in line][-40:]))
         inputs = re.search(r"number_of_executed_units: (\d+)", said)
         outcome = "SOMETHING FOUND" if result.returncode else "nothing found"
         print(
