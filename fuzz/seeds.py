@@ -14,7 +14,7 @@ from typing import Any
 
 import wal
 from archive import FIRST, pack
-from crashes import TOP, MemoryDisk
+from crashes import TOP, SimulatedDisk
 from wal import CommitState, Entry, SnapshotData, SnapshotMarker
 
 __all__ = ["CORPUS", "seeds"]
@@ -31,9 +31,9 @@ def shortened(segment: bytes) -> bytes:
     return segment[: used + -used % 8 + 64]
 
 
-def content(disk: MemoryDisk) -> dict[str, bytes]:
+def content(disk: SimulatedDisk) -> dict[str, bytes]:
     """Return the segments of the only log of a disk."""
-    tree = disk.tree().items()
+    tree = disk.files().items()
     return {PurePosixPath(name).name: shortened(data) for name, data in tree if data is not None}
 
 
@@ -45,7 +45,7 @@ def logs() -> Iterator[tuple[str, dict[str, bytes]]]:
         (" without sync", {"sync": False}),
     ]
     for name, option in options:
-        disk = MemoryDisk()
+        disk = SimulatedDisk()
         with wal.WAL.create(TOP / "log", b"node", segment_size=4096, fs=disk, **option) as log:
             log.save(CommitState(1), [Entry(1, b"one"), Entry(2, b"two", 2)])
             log.save_entry([Entry(3)])
@@ -54,16 +54,16 @@ def logs() -> Iterator[tuple[str, dict[str, bytes]]]:
             small = content(disk)
         yield f"log{name}", small
     yield from torn(small)
-    disk = MemoryDisk()
+    disk = SimulatedDisk()
     with wal.WAL.create(TOP / "log", fs=disk, segment_size=4096):
         yield "empty log", content(disk)
     yield "segments", segments()
-    disk = MemoryDisk()
+    disk = SimulatedDisk()
     with wal.WAL.create(TOP / "log", b"etcd", fs=disk, registry=wal.etcd.registry(), segment_size=4096) as log:
         log.save(wal.etcd.HardState(term=1, vote=7, commit=1), [wal.etcd.Entry(term=1, index=1, data=b"one")])
         log.save_snap(wal.etcd.Snapshot(index=1, term=1, conf_state=b"members"))
         yield "records of etcd", content(disk)
-    disk = MemoryDisk()
+    disk = SimulatedDisk()
     with wal.WAL.create(TOP / "log", fs=disk, segment_size=4096) as log:
         log.save_snap(SnapshotMarker(2**64 - 4))
         log.save(CommitState(2**64 - 3), [Entry(2**64 - 3), Entry(2**64 - 2)])
@@ -84,7 +84,7 @@ def torn(files: dict[str, bytes]) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 def segments() -> dict[str, bytes]:
     """Return a log of several segments, of which the oldest was purged, with a backup beside them."""
-    disk = MemoryDisk()
+    disk = SimulatedDisk()
     with wal.WAL.create(TOP / "log", b"node", segment_size=4096, fs=disk) as log:
         for index in range(1, 8):
             log.save(CommitState(index), [Entry(index, bytes([index]) * 1500)])
@@ -115,12 +115,12 @@ def go_logs() -> Iterator[tuple[str, dict[str, bytes]]]:
 
 def snapshots() -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield directories of snapshots."""
-    disk = MemoryDisk()
+    disk = SimulatedDisk()
     snapshotter = wal.Snapshotter(TOP / "snap", fs=disk)
     snapshotter.save(SnapshotData(1))
     snapshotter.save(SnapshotData(300, b"state", b"members"))
     snapshotter.save(SnapshotData(2**64 - 1, bytes(40)))
-    files = {name.removeprefix("snap/"): data for name, data in disk.tree().items() if data is not None}
+    files = {name.removeprefix("snap/"): data for name, data in disk.files().items() if data is not None}
     yield "three snapshots", files
     newest = max(files)
     yield "the newest is damaged", files | {newest: files[newest][:-1] + b"x"}

@@ -21,7 +21,7 @@ import wal
 import wal._decoder
 import wal._marks
 from archive import unpack
-from crashes import TOP, MemoryDisk
+from crashes import TOP, SimulatedDisk
 from wal._decoder import Decoder, Frame, Position, SegmentDecoder
 from wal._frame import HEADER, RecordType, frame_bytes
 from wal._marks import Verdict
@@ -56,18 +56,18 @@ def expect(claim: object, message: object) -> None:
 # ------------------------------------------------------------------------------------------- logs in memory
 
 
-def disk_of(files: dict[str, bytes]) -> MemoryDisk:
+def disk_of(files: dict[str, bytes]) -> SimulatedDisk:
     """Return a disk with these files in a log's directory."""
-    return MemoryDisk({"log": None, **{f"log/{name}": content for name, content in files.items()}})
+    return SimulatedDisk({"log": None, **{f"log/{name}": content for name, content in files.items()}})
 
 
-def files_of(disk: MemoryDisk) -> dict[str, bytes]:
+def files_of(disk: SimulatedDisk) -> dict[str, bytes]:
     """Return the files of the log's directory."""
-    return {name.removeprefix("log/"): content for name, content in disk.tree().items() if content is not None}
+    return {name.removeprefix("log/"): content for name, content in disk.files().items() if content is not None}
 
 
 @contextmanager
-def unchanged(disk: MemoryDisk) -> Iterator[None]:
+def unchanged(disk: SimulatedDisk) -> Iterator[None]:
     """P8: nothing in the block asks for a change of the disk, and every file that it opens is closed again."""
 
     def refuse(what: str) -> None:
@@ -231,14 +231,16 @@ def directory(data: bytes) -> None:
         _write(files, marker, registry, found)
 
 
-def _registry(disk: MemoryDisk) -> wal.RecordRegistry:
+def _registry(disk: SimulatedDisk) -> wal.RecordRegistry:
     """Choose the record classes that refuse less."""
     if isinstance(attempt(lambda: wal.verify(LOG, registry=REGISTRIES[0], fs=disk)), wal.RecordDecodeError):
         return REGISTRIES[1]
     return REGISTRIES[0]
 
 
-def _read(disk: MemoryDisk, start: wal.Snapshot | None, registry: wal.RecordRegistry) -> wal.LogContents | wal.WALError:
+def _read(
+    disk: SimulatedDisk, start: wal.Snapshot | None, registry: wal.RecordRegistry
+) -> wal.LogContents | wal.WALError:
     """Read a log at once and record by record, and compare."""
     contents = attempt(lambda: wal.WALReader(LOG, start, registry=registry, fs=disk).read_all())
     reader = attempt(lambda: wal.WALReader(LOG, start, registry=registry, fs=disk))
@@ -378,7 +380,7 @@ def repair(data: bytes) -> None:
         expect((again.bytes_cut, again.backup, files_of(disk)) == (0, None, repaired), f"another repair: {again}")
 
 
-def _frames(disk: MemoryDisk) -> tuple[list[tuple[Path, Frame]], wal.WALError | None]:
+def _frames(disk: SimulatedDisk) -> tuple[list[tuple[Path, Frame]], wal.WALError | None]:
     """Return the frames of the whole saves of a log, whatever is in them, and the damage at which it ends."""
     found: list[tuple[Path, Frame]] = []
     names = attempt(lambda: segments_from(disk, LOG, None))
@@ -402,7 +404,7 @@ def snapshot(data: bytes) -> None:
     Loading changes nothing. What is loaded can be saved again, and then takes no more bytes than it did.
     """
     files = {f"snap/{name}": content for name, content in unpack(data).items()}
-    disk = MemoryDisk({"snap": None, **files})
+    disk = SimulatedDisk({"snap": None, **files})
     snapshotter = wal.Snapshotter(SNAPSHOTS, fs=disk)
     with unchanged(disk):
         names = snapshotter.names()
@@ -418,7 +420,7 @@ def snapshot(data: bytes) -> None:
     expect(intact[0] == f"{loaded.index:016x}.snap", f"{intact} are intact, {loaded.index} is loaded")
     path = snapshotter.save(loaded)
     expect(snapshotter.load() == loaded, "it does not come back when it is saved again")
-    again, before = disk.tree()[f"snap/{path.name}"], files[f"snap/{path.name}"]
+    again, before = disk.files()[f"snap/{path.name}"], files[f"snap/{path.name}"]
     expect(again is not None and len(again) <= len(before) <= len(again) + 10, "it has bytes that were not read")
     if again is not None and len(again) == len(before):
         expect(again == before, "it has two forms")

@@ -18,7 +18,7 @@ import seeds
 import targets
 import wal
 from archive import FIRST, pack, unpack
-from crashes import MemoryDisk
+from crashes import SimulatedDisk
 
 INPUTS = sorted(seeds.CORPUS.glob("*/*"))
 MOST_CORPUS_BYTES = 300_000
@@ -80,7 +80,7 @@ def test_mutations_keep_checksums(name: str) -> None:
         choose = random.Random(number)
         data = targets.TARGETS[name].mutate(seed.read_bytes(), choose, lambda part: mutations.some_bytes(choose, part))  # noqa: B023
         if name == "snapshot":
-            disk = MemoryDisk({f"snap/{n}": content for n, content in unpack(data).items()} | {"snap": None})
+            disk = SimulatedDisk({f"snap/{n}": content for n, content in unpack(data).items()} | {"snap": None})
             snapshotter = wal.Snapshotter(targets.SNAPSHOTS, fs=disk)
             deep += any(snapshotter.is_intact(int(n[:16], 16)) for n in snapshotter.names())
         else:

@@ -65,11 +65,9 @@ class SegmentDecoder:
         self.save_open = False
         self.crcs = (0, 0)
         """The expected and the found CRC where ``damage`` is about a CRC."""
+        self.head_complete = not head and start.offset > 0
+        """Whether the whole saves so far hold the head; not if a head was begun and its save is not complete."""
         self._head = list(head)
-
-    @property
-    def head_complete(self) -> bool:
-        return not self._head and self.position.offset > 0
 
     def saves(self) -> Iterator[list[Frame]]:
         """Yield the frames of whole saves, many at a time."""
@@ -113,6 +111,7 @@ class SegmentDecoder:
                 if ends_save(mark):
                     whole = len(frames)
                     self.position = Position(offset + at, crc, mark)
+                    self.head_complete = not self._head
             else:
                 if at + left == rest or len(data) < min(asked, rest):
                     self.damage = Damage(offset + at, Cause.MALFORMED if any(data[at:]) else Cause.END)

@@ -316,7 +316,8 @@ def open_storage(
 
     Raises:
         CorruptionError: The log is damaged in a way that is not a torn write; nothing was changed.
-        NoSnapshotError: The log's beginning was purged, and no snapshot that it knows is intact.
+        NoSnapshotError: No snapshot that the log knows is intact, or what is left behind the newest intact one does
+            not reach up to the one that is damaged. Nothing was changed, but for a torn write that was cut.
         WALNotFoundError: There are snapshots, but the log that belongs to them is gone.
         WALLockedError: Another writer has the storage open.
         OSError: The system refused.
@@ -348,6 +349,13 @@ def open_storage(
             return FileStorage(log, snapshotter, retention=retention), nothing
     markers, snapshot, opened = _recover(log_path, snapshotter, options)
     try:
+        reached = (snapshot.index if snapshot else 0) + len(opened.entries)
+        newest = max((marker.index for marker in markers), default=0)
+        if reached < newest:
+            raise NoSnapshotError(
+                f"snapshot {newest} in {snapshotter.path} is missing or damaged, and the log has no entries behind"
+                f" {reached} to make up for it"
+            )
         snapshotter.sweep()
     except BaseException:
         opened.wal.close()

@@ -59,6 +59,13 @@ def _take(lock: Callable[[int, LockFlags], None], fd: int) -> None:
         raise (error.__cause__ or error) from None
 
 
+def _drop(unlock: Callable[[int], None], fd: int) -> None:
+    try:
+        unlock(fd)
+    except portalocker.LockException as error:
+        raise (error.__cause__ or error) from None
+
+
 def lock_file(fd: int) -> None:
     """Lock a segment for this open descriptor; ``BlockingIOError`` if another one holds it."""
     _take(_lock_file, fd)
@@ -66,7 +73,7 @@ def lock_file(fd: int) -> None:
 
 def unlock_file(fd: int) -> None:
     """Drop the lock of a segment, also for descriptors that a forked child has inherited."""
-    _unlock_file(fd)
+    _drop(_unlock_file, fd)
 
 
 def lock_directory(fd: int) -> None:
@@ -76,4 +83,4 @@ def lock_directory(fd: int) -> None:
 
 def unlock_directory(fd: int) -> None:
     """Drop the lock of a directory, also for descriptors that a forked child has inherited."""
-    _unlock_directory(fd)
+    _drop(_unlock_directory, fd)

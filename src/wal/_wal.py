@@ -522,8 +522,11 @@ class WAL:
         return state_data != self._known.state_data or bool(records)
 
     def _cut_locked(self, encoder: Encoder) -> Encoder:
-        """End the segment and begin the next one."""
+        """End the segment and begin the next one; or let it grow, if there is no name left for that."""
         name, file = self._hold.tail
+        next_name = SegmentName(name.sequence + 1, self._known.last_index + 1)
+        if max(next_name) >= 1 << 64:
+            return encoder  # readers would not take it for a segment; only other writers give such indexes
         # Everything in a segment is on disk, and its length is final, before there is a next one.
         self._hold.fs.truncate(file.fd, encoder.offset)
         self._hold.fs.fsync(file.fd)
@@ -531,7 +534,7 @@ class WAL:
         if self._known.state_data is not None:
             head.append((_STATE, self._known.state_data))
         self._encoder = self._hold.begin_segment(
-            SegmentName(name.sequence + 1, self._known.last_index + 1),
+            next_name,
             head,
             crc=encoder.crc,
             segment_size=self._segment_size,
