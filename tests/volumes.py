@@ -36,43 +36,62 @@ class Volume:
     """
     A file system of its own, mounted as long as the block lasts.
 
+    It lives in memory, so that no test waits for the disk of the machine.
+
     Args:
         root: An empty directory for it.
         size: Its size in bytes.
     """
 
-    options = "loop"
-
     def __init__(self, root: Path, size: int = 16 * MIB) -> None:
-        root.mkdir()
-        self.image = root / "image"
+        self.root = root
         self.path = root / "mount"
-        self.path.mkdir()
         self.size = size
-        self.make()
-
-    def make(self) -> None:
-        raise NotImplementedError
 
     def mount(self, *options: str) -> None:
-        run("mount", "-o", ",".join([self.options, *options]), self.image, self.path)
+        raise NotImplementedError
 
     def unmount(self) -> None:
         run("umount", self.path)
 
     def __enter__(self) -> Self:
-        self.mount()
+        self.root.mkdir()
+        run("mount", "-t", "tmpfs", "-o", f"size={4 * self.size}", "tmpfs", self.root)
+        try:
+            self.path.mkdir()
+            self.mount()
+        except BaseException:
+            run("umount", self.root)
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        run("umount", "--recursive", "--lazy", self.root)  # a failing test may have files open there
+
+    def sync(self) -> None:
+        """Let everything get to the disk."""
+        run("sync", "--file-system", self.path)
+
+    def power_on(self) -> None:
+        """Mount it again, as after a power cut."""
+        self.unmount()
+        self.mount()
+
+    def clear(self) -> None:
+        """Remove everything, whatever was done to it."""
         try:
-            if os.path.ismount(self.path):
-                self.unmount()
-        except OSError:  # a failing test has files open there
-            run("umount", "--lazy", self.path)
-        finally:
-            with suppress(FileNotFoundError):
-                self.image.unlink()
+            self._remove_everything()
+        except OSError:
+            self.power_on()
+            self._remove_everything()
+
+    def _remove_everything(self) -> None:
+        for path in self.path.iterdir():
+            if not path.is_dir():
+                path.unlink()
+            elif path.name != "lost+found":
+                shutil.rmtree(path)
+        self.sync()
 
     def fill(self, *, leave: int = 0) -> None:
         """Take all the space, and give so many bytes back."""
@@ -91,18 +110,23 @@ class Volume:
     def empty(self) -> None:
         """Give the space back."""
         (self.path / "filler").unlink()
-        os.sync()
+        self.sync()
 
 
 class Ext4(Volume):
     """ext4 with a journal."""
 
-    options = "loop,errors=remount-ro"
+    @property
+    def image(self) -> Path:
+        """The file that it lives in."""
+        return self.root / "image"
 
-    def make(self) -> None:
-        with self.image.open("wb") as file:
-            file.truncate(self.size)
-        run("mkfs.ext4", "-q", "-F", "-b", "1024", "-m", "0", self.image)
+    def mount(self, *options: str, image: Path | None = None, path: Path | None = None) -> None:
+        if not self.image.exists():
+            with self.image.open("wb") as file:
+                file.truncate(self.size)
+            run("mkfs.ext4", "-q", "-F", "-b", "1024", "-m", "0", self.image)
+        run("mount", "-o", ",".join(["loop", "errors=remount-ro", *options]), image or self.image, path or self.path)
 
     def cut_power(self) -> None:
         """
@@ -122,30 +146,22 @@ class Ext4(Volume):
         name = Path(os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")).name
         Path("/sys/fs/ext4", name, "trigger_fs_error").write_text("as ordered by a test")
 
-    def power_on(self) -> None:
-        """Mount it again, as after a power cut: the journal is replayed."""
-        self.unmount()
-        self.mount()
-
     @contextmanager
     def as_if_cut_now(self) -> Iterator[Path]:
         """Mount a copy of the disk as it is at this moment, which replays the journal; yield where."""
-        root = self.image.parent / "copy"
-        root.mkdir()
-        image, path = root / "image", root / "mount"
+        image, path = self.root / "copied image", self.root / "copy"
         path.mkdir()
+        while True:  # until nothing was written while it was copied
+            shutil.copyfile(self.image, image)
+            if self.image.read_bytes() == image.read_bytes():
+                break
+        self.mount(image=image, path=path)
         try:
-            while True:  # until nothing was written while it was copied
-                shutil.copyfile(self.image, image)
-                if self.image.read_bytes() == image.read_bytes():
-                    break
-            run("mount", "-o", self.options, image, path)
-            try:
-                yield path
-            finally:
-                run("umount", path)
+            yield path
         finally:
-            shutil.rmtree(root)
+            run("umount", path)
+            path.rmdir()
+            image.unlink()
 
 
 _SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32)
@@ -154,9 +170,6 @@ _WITHOUT_THE_JOURNAL = 2
 
 class Memory(Volume):
     """tmpfs, with a limit."""
-
-    def make(self) -> None:
-        self.image.touch()
 
     def mount(self, *options: str) -> None:
         run("mount", "-t", "tmpfs", "-o", ",".join([f"size={self.size}", *options]), "tmpfs", self.path)
