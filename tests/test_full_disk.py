@@ -221,6 +221,21 @@ def test_a_snapshot_on_a_full_disk_leaves_the_ones_before(volume: Volume, effort
     assert refused
 
 
+def test_a_snapshot_that_cannot_be_replaced_stays(volume: Volume, effort: Effort) -> None:
+    """P14, S1: the file of the same index is what it was, until the new one is there as a whole."""
+    for space in left(effort):
+        snapshotter = wal.Snapshotter(volume.path / str(space))
+        snapshotter.save(SnapshotData(7, b"good"))
+        volume.fill(leave=space)
+        with pytest.raises(OSError, match="No space") as full:
+            snapshotter.save(SnapshotData(7, bytes(64 * KIB)), replace=True)
+
+        assert full.value.errno == errno.ENOSPC
+        assert snapshotter.load() == SnapshotData(7, b"good")
+        assert snapshotter.sweep() == []
+        volume.empty()
+
+
 TORN = bytes(range(1, 256)) * 64
 
 
