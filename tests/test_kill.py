@@ -244,6 +244,7 @@ class Life:
                 storage.close()
                 ready.clear()
                 closed = True
+        self.open()[0].close()  # nothing is held any more, however often the close was interrupted
 
     def save(self, storage: wal.FileStorage, acknowledge: Acknowledge) -> None:
         entries = batch(storage.last_index + 1)
