@@ -124,7 +124,7 @@ class Stage:
         start = len(call + fault)  # so that not all faults are tried on the same scene if only one is
         for name in [able[(start + number) % len(able)] for number in range(few)]:
             count = self.clean(name).calls[call]
-            for number in places(count, effort(quick=1, full=6, deep=10**6)):
+            for number in places(count, effort(quick=1, full=4, deep=10**6)):
                 run = self._play(SCENES[name], self.clean(name).files, call, f"{fault}:when={number}")
                 told = [f"{word} {value}" for word, value in run.told if word != "done"]
                 case = f"{name}: {call} number {number} of {count} with {fault}: {', '.join(told)}"
