@@ -94,22 +94,24 @@ class FaultyFileSystem(OperatingSystem):
                 if not args[1]:
                     self.failed.append(len(self.trace) - 1)  # a write that takes nothing has no other way to say so
                 continue
-            self.failed.append(len(self.trace) - 1)
             failure = fault.fresh_error()
             if not fault.done:
+                self.failed.append(len(self.trace) - 1)
                 raise failure
         if name == "pwrite" and self.short_writes is not None:
             fd, data, offset = args
             args = (fd, bytes(data)[: self.short_writes], offset)
-        result = call(*args)
+        result = call(*args)  # if it fails by itself, that is what the caller is told
         if name == "open":
             if failure is not None:
                 os.close(result)
+                self.failed.append(len(self.trace) - 1)
                 raise failure
             self.open_descriptors.add(result)
         elif name == "close":
             self.open_descriptors.discard(args[0])
         if failure is not None:
+            self.failed.append(len(self.trace) - 1)
             raise failure
         return result
 

@@ -319,8 +319,8 @@ class Life:
         """Open the log by ``wal.read_wal``."""
 
         def opened() -> wal.WAL:
-            log, *contents = wal.read_wal(self.log_path, self.marker(), segment_size=SMALL, fs=self.fs)
-            self.check_read(wal.LogContents(*contents, None))
+            log, metadata, state, entries = wal.read_wal(self.log_path, self.marker(), segment_size=SMALL, fs=self.fs)
+            self.check_read(wal.LogContents(metadata, state, entries, None))
             return log
 
         self._open_log(opened)

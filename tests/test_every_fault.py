@@ -15,7 +15,6 @@ import os
 import random
 import shutil
 import sys
-import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -87,14 +86,6 @@ def run(root: Path, beginning: Beginning, life: Callable[[Life], None], case: Ca
     assert (root / "not ours").read_bytes() == b"untouched"
     shutil.rmtree(path)
     return lived
-
-
-@pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
-    """An empty directory, in memory where there is such a thing: these tests make and remove some 100,000 files."""
-    place = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=place if os.access(place, os.W_OK) else tmp_path) as path:
-        yield Path(path)
 
 
 @pytest.fixture
@@ -185,7 +176,6 @@ def test_a_call_that_fails_may_have_done_its_work(
         if call in changes
     ]
     for lived in run_all(cases, every=effort(quick=17, full=1, deep=1)):
-        assert lived.fs.failed
         check_nothing_was_swallowed(lived)
 
 
