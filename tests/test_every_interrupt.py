@@ -285,8 +285,9 @@ def test_a_signal_at_any(
 # ------------------------------------------------------------------------------------------------------------ no memory
 
 
-def _save_without_memory(path: Path, number: int, forever: bool) -> str:
-    """Save while the ``number``-th allocation from now on fails; return what the storage says of it."""
+def _save_without_memory(path: Path, number: int, failing: int) -> str:
+    """Save while so many allocations from the ``number``-th on fail; return what the storage says of it."""
+    signal.alarm(10)
     testcapi: Any = importlib.import_module("_testcapi")
     storage, _ = wal.open_storage(path, METADATA, segment_size=SMALL, retention=RETENTION, fs=UNSYNCED)
     last = storage.last_index
@@ -294,7 +295,7 @@ def _save_without_memory(path: Path, number: int, forever: bool) -> str:
     save = storage.save
     outcome = "saved"
     try:
-        testcapi.set_nomemory(number, 0 if forever else number + 1)
+        testcapi.set_nomemory(number, number + failing)
         try:
             save(state, entries)
         finally:
@@ -311,12 +312,15 @@ def _save_without_memory(path: Path, number: int, forever: bool) -> str:
     return outcome
 
 
-@pytest.mark.parametrize("forever", [False, True], ids=["once", "from then on"])
+@pytest.mark.parametrize("failing", [1, 30], ids=["one", "thirty in a row"])
 def test_memory_may_be_short_at_any_allocation(
-    memory: Path, grown: Beginning, forever: bool, effort: Callable[..., int]
+    memory: Path, grown: Beginning, failing: int, effort: Callable[..., int]
 ) -> None:
-    """D2, P2, P5: in a child, because the interpreter itself may not survive it; what is on disk must."""
-    numbers = effort(quick=0, full=0, deep=1500)
+    """
+    D2, P2, P5: in a child, because the interpreter itself may not survive it; what is on disk must. (Memory that
+    never comes back is not tried: CPython 3.11 then looks for its exception handler for ever.)
+    """
+    numbers = effort(quick=0, full=0, deep=600)
     if not numbers:
         pytest.skip("one process for each allocation takes minutes; run with --effort deep")
     pytest.importorskip("_testcapi", reason="this Python comes without _testcapi, which makes allocations fail")
@@ -330,7 +334,7 @@ def test_memory_may_be_short_at_any_allocation(
             entries=(*account.contents.entries, wal.Entry(last + 1, b"x" * 600), wal.Entry(last + 2, b"y" * 600)),
             state=CommitState(last + 2),
         )
-        outcome = in_child(lambda path=path, number=number: _save_without_memory(path, number, forever))  # type: ignore[misc]
+        outcome = in_child(lambda path=path, number=number: _save_without_memory(path, number, failing))  # type: ignore[misc]
         assert outcome in ("'saved'", "'refused'", "'stopped'", ""), f"allocation {number}: {outcome}"
         if outcome == "'saved'":
             account.settle()
