@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +18,14 @@ DATA = Path(__file__).parent / "data"
 def path(tmp_path: Path) -> Path:
     """A directory that does not exist yet, for a log."""
     return tmp_path / "wal"
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """An empty directory, in memory where there is such a thing: for tests that make 100,000 files, and sync none."""
+    place = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=place if os.access(place, os.W_OK) else tmp_path) as path:
+        yield Path(path)
 
 
 @pytest.fixture(autouse=True)
