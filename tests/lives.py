@@ -646,8 +646,8 @@ def tear(path: Path, account: Account) -> None:
     """Let the disk fill up in the middle of a save; the next one finds a torn write."""
     fs = Disk()
     log = wal.read_wal(path / "wal", SnapshotMarker(account.kept) if account.kept else None, fs=fs).wal
-    fs.fail("pwrite", taken=lambda size: size // 2)
-    fs.fail("pwrite", number=2, error=28)
+    fs.fail("pwrite", number=2, taken=lambda size: size // 2)  # the first one takes the stamp away
+    fs.fail("pwrite", number=3, error=28)
     with log, pytest.raises(wal.WALFailedError):
         log.save_entry(account.new_entries(300, 400, 500))
     tail = wal.verify(path / "wal").tail

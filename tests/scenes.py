@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import wal
+from damage import overwrite, unstamp
 from logs import SMALL
 from wal import CommitState, Entry, Retention, SnapshotData, SnapshotMarker
 from wal._files import OPERATING_SYSTEM
@@ -166,13 +167,8 @@ class TornLog(Log):
     def prepare(self, path: Path) -> None:
         super().prepare(path)
         (segment,) = path.iterdir()
-        with wal.WAL.open(path) as log:
-            log.read_all()
-            end = segment.read_bytes().rstrip(b"\0")
-            at = -(-len(end) // 8) * 8
-        with segment.open("r+b") as file:
-            file.seek(at)
-            file.write(TORN)
+        unstamp(segment)
+        overwrite(segment, wal.verify(path).bytes, TORN)
         (path / f"{1:016x}-{1:016x}.wal.tmp").write_bytes(b"half a head")
 
     def reopened(self, path: Path) -> Held:

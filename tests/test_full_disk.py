@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import wal
-from damage import overwrite
+from damage import overwrite, unstamp
 from logs import SMALL, Child, segments, tree, untouched
 from scenes import SCENES, STEPS, Sync, as_read, held_after
 from volumes import KIB, Ext4, Memory, PowerCut, Volume, why_not
@@ -249,7 +249,8 @@ def test_a_repair_without_space_for_its_copy_changes_nothing(
         path = volume.path / str(space)
         with wal.WAL.create(path, segment_size=SMALL) as log:
             grow(log, 3)
-            overwrite(segments(path)[0], wal.verify(path).bytes, TORN)
+        unstamp(segments(path)[0])
+        overwrite(segments(path)[0], wal.verify(path).bytes, TORN)
         volume.fill(leave=space)
         before = untouched(path)
         try:

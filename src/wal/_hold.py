@@ -107,8 +107,10 @@ class Hold:
             self.sync_directory()
         except BaseException:
             # The segment holds nothing that was acknowledged, whatever its name is by now.
-            with suppress(OSError):
-                self.fs.unlink(file.path)
+            for path in (self.path / str(name), self.path / name.temporary):
+                with suppress(OSError):
+                    if self.fs.is_at(file.fd, path):
+                        self.fs.unlink(path)
             with suppress(OSError):
                 file.close()
             raise

@@ -9,6 +9,7 @@ purge or an error ends it.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from pathlib import Path
@@ -69,10 +70,11 @@ def _make_durable(fs: FileSystem, directory: Path, snapshot: Snapshot, registry:
         pass  # it raises if the marker is not met
     for name in replay.names:
         try:
-            with File(fs, directory / str(name), READ) as file:
-                fs.fdatasync(file.fd)
+            file = File(fs, directory / str(name), READ)
         except FileNotFoundError:
             raise WALNotFoundError(directory / str(name), "the segment was purged meanwhile") from None
+        with file:
+            fs.fdatasync(file.fd)
     sync_directory(fs, directory)
 
 
@@ -85,6 +87,11 @@ def remove_segments(fs: FileSystem, directory: Path, index: int, *, keep: int) -
         try:
             if _remove(fs, directory / str(name)):
                 removed.append(str(name))
+            elif name in list_segments(fs, directory):
+                # Without it, those behind it would be a log with a gap.
+                raise FileNotFoundError(
+                    errno.ENOENT, "a segment that is listed is not found", str(directory / str(name))
+                )
         except BlockingIOError:
             _logger.warning("%s: segment %s is in use; it and later ones are not purged", directory, name)
             break

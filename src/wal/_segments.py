@@ -17,7 +17,7 @@ from ._errors import SegmentGapError, SnapshotNotFoundError, WALNotFoundError
 from ._files import OPERATING_SYSTEM, FileSystem
 from ._names import SegmentName, select
 
-__all__ = ["exists", "list_segments", "segments_from"]
+__all__ = ["exists", "list_segments", "segments_among", "segments_from"]
 
 _logger = logging.getLogger("wal")
 
@@ -25,9 +25,13 @@ _logger = logging.getLogger("wal")
 def list_segments(fs: FileSystem, path: Path) -> list[SegmentName]:
     """Return the segments of a directory in their order; none if there is no such directory."""
     try:
-        names = fs.listdir(path)
+        return segments_among(path, fs.listdir(path))
     except FileNotFoundError:
         return []
+
+
+def segments_among(path: Path, names: list[str]) -> list[SegmentName]:
+    """Return the segments among the names in a directory, in their order."""
     segments = []
     for name in names:
         segment = SegmentName.parse(name)

@@ -41,7 +41,7 @@ from ._names import SegmentName
 from ._records import HardState, LogEntry, RecordRegistry, Snapshot
 from ._repair import RepairReport, cut_tail
 from ._replay import LogContents, LogRecord, Replay
-from ._segments import list_segments, segments_from
+from ._segments import segments_among, segments_from
 from ._stamp import STAMP_BYTES, find_stamps, stamp_offset
 
 __all__ = ["MAX_RECORD_BYTES", "SEGMENT_SIZE", "WAL"]
@@ -173,7 +173,7 @@ class WAL:
             remove_directories(fs, made)
             raise
         try:
-            if list_segments(fs, directory):
+            if segments_among(directory, fs.listdir(directory)):  # we hold it, so not to find it is an error
                 raise WALExistsError(directory, "the directory already has a log; open it with WAL.open")
             hold.remove_temporaries()
             sync_directory(fs, directory.parent)
