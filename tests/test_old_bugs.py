@@ -11,8 +11,8 @@ import pytest
 
 import wal
 from damage import flip_bit
-from logs import SMALL, Disk, frames, segments
-from wal import Entry
+from logs import SMALL, Disk, frames, read, segments
+from wal import CommitState, Entry
 from wal._crc32c import extend
 
 NO_LOCK = [pytest.param(errno.ENOLCK, id="no lock to be had"), pytest.param(errno.EBADF, id="not open for writing")]
@@ -82,3 +82,31 @@ def test_a_damaged_log_is_an_error_and_not_the_end_of_the_process(path: Path) ->
 
     assert not isinstance(damage.value, wal.TornWriteError)
     assert not list(path.glob("*.broken"))
+
+
+@pytest.mark.parametrize("term", [0, 1, 7])
+def test_a_snapshot_is_found_by_its_index(path: Path, term: int) -> None:
+    """A caller who knows a snapshot by its index alone opens the log there; other fields of the marker do not count."""
+    registry = wal.etcd.registry()
+    with wal.WAL.create(path, registry=registry, segment_size=SMALL) as log:
+        log.save(wal.etcd.HardState(term=7, commit=2), [wal.etcd.Entry(index=index, term=7) for index in (1, 2, 3)])
+        log.save_snap(wal.etcd.Snapshot(index=2, term=7))
+    snapshot = wal.etcd.Snapshot(index=2, term=term)
+
+    opened = wal.read_wal(path, snapshot, registry=registry)
+    opened.wal.close()
+
+    assert opened.entries == read(path, snapshot, registry).entries == [wal.etcd.Entry(index=3, term=7)]
+
+
+def test_a_state_is_not_judged(path: Path) -> None:
+    """What a state commits is for the application to say, also more than the log has, and less than it once did."""
+    with wal.WAL.create(path, segment_size=SMALL) as log:
+        log.save(CommitState(100), [Entry(1)])
+        assert log.state == CommitState(100)
+        log.save_state(CommitState(1))
+
+    opened = wal.read_wal(path)
+    opened.wal.close()
+
+    assert (opened.state, opened.entries) == (CommitState(1), [Entry(1)])
