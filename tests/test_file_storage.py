@@ -144,6 +144,19 @@ def test_files_and_directories_are_private(path: Path) -> None:
     assert len(modes) == 5
 
 
+@pytest.mark.parametrize("newest_first", [False, True], ids=["as they were made", "the other way round"])
+def test_the_times_of_files_do_not_matter(path: Path, newest_first: bool) -> None:
+    """P17: clocks jump, and a copy has times of its own; order comes from names alone."""
+    grown(path, 20, snapshots=(5, 10), retention=None)
+    before = reopened(path)
+    for second, file in enumerate(sorted(file for file in path.rglob("*") if file.is_file())):
+        time = 2**31 - second if newest_first else second
+        os.utime(file, (time, time))
+
+    assert reopened(path) == before
+    assert before.snapshot == snapshot(10)
+
+
 def test_it_can_be_opened_through_a_relative_path_and_a_link(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A later ``chdir`` does no harm."""
     path.mkdir()

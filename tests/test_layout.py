@@ -84,6 +84,24 @@ def test_only_the_standard_library_and_the_dependencies_are_imported(path: Path)
     assert others & ACCELERATORS <= inside
 
 
+CLOCK = {
+    *("time", "time_ns", "localtime", "gmtime", "ctime", "datetime", "now", "utcnow", "today"),
+    *(f"{name}{unit}" for name in ("st_atime", "st_mtime", "st_ctime") for unit in ("", "_ns")),
+    *("getatime", "getmtime", "getctime", "utime"),
+}
+
+
+@each_module
+def test_no_module_looks_at_the_clock(path: Path) -> None:
+    """P17: neither at the time of day nor at the times of files. How long something took is another matter."""
+    tree = list(ast.walk(ast.parse(path.read_text())))
+    attributes = {node.attr for node in tree if isinstance(node, ast.Attribute)}
+    names = {alias.name for node in tree if isinstance(node, ast.ImportFrom) for alias in node.names}
+    modules = {alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names} - {"time"}
+
+    assert (attributes | names | modules) & CLOCK == set()
+
+
 @each_module
 def test_a_module_says_what_it_is(path: Path) -> None:
     """It begins with its licence and a docstring."""

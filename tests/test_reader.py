@@ -347,6 +347,7 @@ def test_the_tail_tells_a_torn_end(path: Path) -> None:
     assert (reader.tail.path, reader.tail.offset) == (segment, whole)
     assert reader.tail.reason
     contents = reader.read_all()
+    assert contents.tail is not None
     assert contents.tail is reader.tail
     assert contents[:3] == (b"", CommitState(0), numbered(1, 3))
     report = wal.verify(path)

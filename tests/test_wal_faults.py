@@ -339,6 +339,7 @@ def test_a_write_that_takes_no_byte_is_a_failure(path: Path) -> None:
     log = create(path, fs)
     acknowledged.save(log, 1, Entry(1))
     fs.short_writes = 0
+    fs.fail("pwrite", number=100, error=AssertionError("it is waited for"))
     with pytest.raises(wal.WALFailedError) as caught:
         acknowledged.save(log, 2, Entry(2))
     assert fs.trace[-1] == "pwrite"
