@@ -12,7 +12,7 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
-.PHONY: help demo test torture tests-on wheel-check format clean
+.PHONY: help demo test torture fuzz tests-on wheel-check format clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
@@ -29,6 +29,9 @@ test: $(VENV)/.dev  ## Check format, style and types, and run all tests with cov
 
 torture: $(VENV)/.dev  ## Crash, tear, damage, fail, race and fuzz at length. EFFORT=deep takes hours.
 	$(BIN)/pytest $(ON_ALL_CORES) -m torture --effort $(or $(EFFORT),full)
+
+fuzz: $(VENV)/.dev  ## Fuzz each target for SECONDS=60.
+	$(BIN)/python fuzz/run.py --seconds $(or $(SECONDS),60)
 
 tests-on:  ## Run the tests alone on another Python: make tests-on PYTHON=python3.12
 	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') \
@@ -48,8 +51,8 @@ format: $(VENV)/.dev  ## Format the code, and mend what the linter can mend.
 	$(BIN)/ruff check --fix
 
 clean:  ## Remove everything that was made.
-	rm -rf .venv* dist site .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find conftest.py src tests examples -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .venv* dist site .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find conftest.py src tests fuzz examples -name __pycache__ -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------------------------------------- environments
 

@@ -157,6 +157,7 @@ class Life:
         account: What was promised.
         errors: What calls raised after which the writer went on, or was closed.
         failure: What the writer stopped at.
+        logged: What the library logged meanwhile.
     """
 
     def __init__(self, path: Path, fs: Disk, account: Account) -> None:
@@ -165,6 +166,7 @@ class Life:
         self.account = account
         self.errors: list[BaseException] = []
         self.failure: wal.WALFailedError | None = None
+        self.logged: list[str] = []
         self.opened = False
 
     def attempt(self, call: Callable[[], object], *, unfinished: Contents | None = None) -> bool:

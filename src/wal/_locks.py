@@ -49,38 +49,33 @@ else:  # pragma: no cover - CI runs on Linux
     _unlock_file = _unlock_directory = portalocker.unlock
 
 
-def _take(lock: Callable[[int, LockFlags], None], fd: int) -> None:
+def _run(call: Callable[..., None], *arguments: Any) -> None:
     try:
-        lock(fd, _AT_ONCE)
+        call(*arguments)
     except portalocker.AlreadyLocked:
         raise BlockingIOError(errno.EAGAIN, "another writer holds the lock") from None
     except portalocker.LockException as error:
         # portalocker wraps the OSError of the system call; callers of the file seam expect the OSError itself.
-        raise (error.__cause__ or error) from None
-
-
-def _drop(unlock: Callable[[int], None], fd: int) -> None:
-    try:
-        unlock(fd)
-    except portalocker.LockException as error:
-        raise (error.__cause__ or error) from None
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        raise OSError(errno.ENOLCK, f"the lock operation failed: {error}") from error
 
 
 def lock_file(fd: int) -> None:
     """Lock a segment for this open descriptor; ``BlockingIOError`` if another one holds it."""
-    _take(_lock_file, fd)
+    _run(_lock_file, fd, _AT_ONCE)
 
 
 def unlock_file(fd: int) -> None:
     """Drop the lock of a segment, also for descriptors that a forked child has inherited."""
-    _drop(_unlock_file, fd)
+    _run(_unlock_file, fd)
 
 
 def lock_directory(fd: int) -> None:
     """Lock a directory for this open descriptor; ``BlockingIOError`` if another one holds it."""
-    _take(_lock_directory, fd)
+    _run(_lock_directory, fd, _AT_ONCE)
 
 
 def unlock_directory(fd: int) -> None:
     """Drop the lock of a directory, also for descriptors that a forked child has inherited."""
-    _drop(_unlock_directory, fd)
+    _run(_unlock_directory, fd)
