@@ -139,11 +139,12 @@ def test_every_length_of_the_file(torn: Batch, fill: Callable[[Batch, int], byte
         torn.check(data)
 
 
-def test_subsets_of_pages_of_a_large_write(tmp_path: Path) -> None:
+@pytest.mark.torture
+def test_subsets_of_pages_of_a_large_write(tmp_path: Path, effort: Callable[..., int]) -> None:
     """R01: A save of 64 kB over seventeen pages is recovered, whichever of them arrived."""
     large = batch(tmp_path / "log", entries=64, size=1000)
     first, numbers = large.begin // PAGE * PAGE, random.Random(17)
-    for _ in range(400):
+    for _ in range(effort(quick=400, full=20_000, deep=65_536)):
         data = bytearray(large.before)
         for at in range(first, large.end, PAGE):
             data[at : at + PAGE] = numbers.choice(
