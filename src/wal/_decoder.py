@@ -215,6 +215,10 @@ class Decoder:
 
     @staticmethod
     def _goes_on(segment: SegmentDecoder, file: File) -> bool:
-        """Tell whether a second look finds a whole save where the first one found damage."""
+        """Tell whether a second look finds a whole save, or nothing at all, where the first one found damage."""
+        if not segment.head_complete:
+            return False
         again = SegmentDecoder(file.read, file.size(), segment.position, ())
-        return segment.head_complete and next(again.saves(), None) is not None
+        if next(again.saves(), None) is not None:
+            return True
+        return again.judge(last_segment=False)[0] is Verdict.CLEAN  # a repair has cut it meanwhile

@@ -19,6 +19,7 @@ import os
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -31,6 +32,7 @@ from ._errors import (
     SnapshotNotFoundError,
     SnapshotOutOfDateError,
     WALExistsError,
+    WALLockedError,
     WALNotFoundError,
 )
 from ._files import OPERATING_SYSTEM, FileSystem, make_directories, real_path, remove_directories
@@ -124,12 +126,15 @@ class FileStorage:
         Raises:
             IndexOrderError: Also if the state commits less than the newest snapshot covers.
         """
+        self._log._save(state, entries, self._check_state)
+
+    def _check_state(self, state: HardState) -> None:
+        """Refuse a state under the log's lock, so that no snapshot comes between this and the save."""
         newest = self._newest
-        if isinstance(state, HardState) and state.committed < newest:
+        if state.committed < newest:
             raise IndexOrderError(
                 state.committed, newest, f"the state commits {state.committed}, the newest snapshot covers {newest}"
             )
-        self._log.save(state, entries)
 
     def save_entry(self, entries: Iterable[LogEntry]) -> None:
         """Append entries; see ``WAL.save``."""
@@ -161,6 +166,7 @@ class FileStorage:
             raise RecordTypeError(f"{snapshot!r:.80} is not a SnapshotData")
         if marker is None:
             marker = self._marker(snapshot.index)
+        self._log._check_process()  # a fork may have left our lock taken for ever
         with self._lock:
             self._log._check_snapshot(marker)
             if marker.index != snapshot.index:
@@ -169,21 +175,27 @@ class FileStorage:
             in_place_of_damaged = 0 < snapshot.index == newest and not self._is_intact_locked(newest)
             if snapshot.index <= newest and not in_place_of_damaged:
                 raise SnapshotOutOfDateError(snapshot.index, f"the log has a snapshot of index {newest} already")
-            committed = self._log.state.committed
-            if self._log.has_state and snapshot.index > committed:
-                raise IndexOrderError(
-                    snapshot.index,
-                    committed,
-                    f"a snapshot of index {snapshot.index} covers more than is committed, {committed};"
-                    " save the new state first",
-                )
+            self._check_committed(snapshot.index)
             # A file of this index is left from a crash before its marker: the log does not know it.
             self._snapshotter.save(snapshot, replace=True)
             self._intact.add(snapshot.index)
-            self._log.save_snap(marker)
+            self._log._save_snap(marker, partial(self._admit, snapshot.index))
             self._log.sync()
             self._markers[snapshot.index] = marker
-            self._newest = snapshot.index
+
+    def _check_committed(self, index: int) -> None:
+        committed = self._log.state.committed
+        if self._log.has_state and index > committed:
+            raise IndexOrderError(
+                index,
+                committed,
+                f"a snapshot of index {index} covers more than is committed, {committed}; save the new state first",
+            )
+
+    def _admit(self, index: int) -> None:
+        """Take a snapshot for the newest under the log's lock, so that no lower state comes before its marker."""
+        self._check_committed(index)  # again: the file took its time
+        self._newest = index
 
     def _marker(self, index: int) -> Snapshot:
         cls: Any = self._log.registry.snapshot
@@ -209,6 +221,7 @@ class FileStorage:
             WALClosedError, WALFailedError: The storage is closed, or has stopped. Nothing was removed.
             OSError: The system refused to remove a file. What is left is in order.
         """
+        self._log._check_process()
         with self._lock:
             self._log._check_usable()
             oldest = self._oldest_kept_locked(snapshot.index)
@@ -341,6 +354,8 @@ def open_storage(
             log = WAL.create(log_path, metadata, **options)
         except WALExistsError:
             pass  # another process was faster, and has gone again
+        except WALLockedError:
+            raise  # another process was faster, and needs the directories
         except BaseException:
             remove_directories(fs, made)
             raise

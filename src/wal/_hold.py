@@ -40,8 +40,12 @@ class Hold:
             raise WALNotFoundError(path, "there is no such directory") from None
         try:
             fs.lock_directory(self._directory.fd)
-            if not fs.is_at(self._directory.fd, path):
-                raise BlockingIOError  # another writer made it, failed, and removed it between our two calls
+            try:
+                if not fs.is_at(self._directory.fd, path):
+                    raise BlockingIOError  # another writer made it, failed, and removed it between our two calls
+            except BaseException:
+                fs.unlock_directory(self._directory.fd)  # a forked child may have the descriptor
+                raise
         except BlockingIOError:
             self._directory.close()
             raise _locked(path) from None

@@ -106,10 +106,12 @@ def _remove(fs: FileSystem, path: Path) -> bool:
     try:
         with File(fs, path, READ_WRITE) as file:
             fs.lock(file.fd)
-            if not fs.is_at(file.fd, path):
-                return False
-            fs.unlink(path)
-            fs.unlock(file.fd)
+            try:
+                if not fs.is_at(file.fd, path):
+                    return False
+                fs.unlink(path)
+            finally:
+                fs.unlock(file.fd)  # a forked child may have the descriptor
     except FileNotFoundError:
         return False
     return True

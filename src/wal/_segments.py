@@ -42,6 +42,12 @@ def segments_among(path: Path, names: list[str]) -> list[SegmentName]:
     return sorted(segments)
 
 
+def _gaps(names: list[SegmentName]) -> set[tuple[int, int]]:
+    """Return the sequence numbers before and behind each gap."""
+    pairs = ((before.sequence, after.sequence) for before, after in pairwise(names))
+    return {(before, after) for before, after in pairs if after != before + 1}
+
+
 def segments_from(fs: FileSystem, path: Path, index: int | None) -> list[SegmentName]:
     """
     Return the segments that hold everything after entry ``index``; ``None``: all that are there.
@@ -52,6 +58,14 @@ def segments_from(fs: FileSystem, path: Path, index: int | None) -> list[Segment
         SegmentGapError: A segment is missing among them.
     """
     names = list_segments(fs, path)
+    gaps = _gaps(names)
+    while gaps:
+        # A large directory is listed in parts, which beside a cut or a purge are of different moments. What is
+        # missing is what is missing twice.
+        names = list_segments(fs, path)
+        before, gaps = gaps, _gaps(names)
+        if before & gaps:
+            break
     if not names:
         raise WALNotFoundError(path, "there is no log in this directory")
     if index is not None:

@@ -354,6 +354,15 @@ class WAL:
 
             Nothing has been written in each case but the last.
         """
+        self._save(state, entries)
+
+    def _save(
+        self,
+        state: HardState | None,
+        entries: Iterable[LogEntry] | None,
+        check: Callable[[HardState], None] | None = None,
+    ) -> None:
+        """Save; ``check`` may refuse the state, with no other save in between."""
         records, indexes = self._marshaller.entries(entries or ())
         state_data = None
         if state is not None:
@@ -361,6 +370,8 @@ class WAL:
         self._check_process()
         with self._lock:
             self._check_usable_locked()
+            if check is not None and state is not None:
+                check(state)
             known = self._known
             if indexes:
                 if not 0 < indexes[0] <= known.last_index + 1:
@@ -395,10 +406,16 @@ class WAL:
         Raises:
             As ``save``.
         """
+        self._save_snap(snapshot)
+
+    def _save_snap(self, snapshot: Snapshot, check: Callable[[], None] | None = None) -> None:
+        """Save a marker; ``check`` may refuse it, with no other save in between."""
         record, index = self._marshaller.snapshot(snapshot)
         self._check_process()
         with self._lock:
             self._check_usable_locked()
+            if check is not None:
+                check()
             known = self._known._replace(last_marker=max(self._known.last_marker, index))
             self._finish_or_stop_locked(self._append_locked, [record], known)
 
