@@ -936,8 +936,8 @@ def read_records(path: Path, _: Progress) -> int:
     marker = wal.valid_snapshots(path, fs=READ_ONLY)[-1]
     reader = wal.WALReader(path, marker, fs=READ_ONLY)
     last = marker.index
-    for type, value, _, _ in reader:
-        match value:
+    for record in reader:
+        match record.value:
             case Entry(index=index):
                 assert index == last + 1
                 last = index
@@ -947,8 +947,8 @@ def read_records(path: Path, _: Progress) -> int:
             case SnapshotMarker(index=index):
                 assert index <= last
             case _:
-                assert type is RecordType.METADATA
-                assert value == b"node"
+                assert record.type is RecordType.METADATA
+                assert record.value == b"node"
     return last
 
 
