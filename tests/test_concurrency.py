@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import queue
 import random
 import re
 import shutil
@@ -50,23 +51,26 @@ def _threads_take_turns_often() -> Iterator[None]:
 def run_together(*works: Callable[[], object]) -> None:
     """Run each work in a thread of its own, all from one moment on; raise what the first one that failed raised."""
     begin = threading.Barrier(len(works))
-    errors: list[BaseException] = []
+    outcomes: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
     def run(work: Callable[[], object]) -> None:
         try:
             begin.wait()
             work()
         except BaseException as error:
-            errors.append(error)
+            outcomes.put(error)
+        else:
+            outcomes.put(None)
 
     threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in works]
     for thread in threads:
         thread.start()
+    for _ in threads:
+        error = outcomes.get(timeout=HANG)
+        if error is not None:
+            raise error
     for thread in threads:
-        thread.join(HANG)
-        assert not thread.is_alive(), "a thread hangs"
-    if errors:
-        raise errors[0]
+        thread.join()
 
 
 def started(work: Callable[[], object]) -> Child:
@@ -474,7 +478,7 @@ def test_after_a_failed_sync_no_thread_is_told_of_success(tmp_path: Path, effort
             acknowledged: set[bytes] = acknowledged,
         ) -> None:
             with pytest.raises(wal.WALFailedError):
-                for round in itertools.count():
+                for round in range(1_000):
                     data = b"<%d %d>" % (thread, round)
                     log.save_entry([Entry(1, data)])
                     assert data in fs.durable
@@ -527,18 +531,29 @@ def race(openings: list[Opening], paths: list[Path], *, stay: bool) -> list[list
                 outcomes.append(type(error).__name__)
             else:
                 outcomes.append("won")
-                os.close(os.open(token, os.O_CREAT | os.O_EXCL))
+                try:
+                    os.close(os.open(token, os.O_CREAT | os.O_EXCL))
+                except FileExistsError:
+                    outcomes[-1] = "won what another one has"
                 log.save_entry([Entry(log.last_index + 1, b"%d" % number)])
             if stay:
                 gate.wait(HANG)
             if log is not None:
-                token.unlink()
+                token.unlink(missing_ok=True)
                 log.close()
         return outcomes
 
+    def run_or_abort(number: int) -> list[str]:
+        try:
+            return run(number)
+        except BaseException:
+            gate.abort()  # the others need not wait for this one
+            raise
+
     with contextlib.ExitStack() as stack:
-        children = [stack.enter_context(started(partial(run, number))) for number in range(len(openings))]
+        children = [stack.enter_context(started(partial(run_or_abort, number))) for number in range(len(openings))]
         answers = [child.wait() for child in children]
+    assert all(answer.startswith("[") for answer in answers), answers
     return [list(outcomes) for outcomes in zip(*map(ast.literal_eval, answers), strict=True)]
 
 
@@ -1331,6 +1346,9 @@ def test_children_forked_while_threads_save_do_no_harm(path: Path, effort: Calla
             for _ in range(forks):
                 assert outcome_of(started(use)) == "[]"
                 assert in_child(partial(wal.WAL.open, path)) == "WALLockedError"
+                if sys.platform == "linux":
+                    assert not lock_of_another(path, directory_lock)
+                    assert not any(lock_of_another(segment, go_lock) for segment in segments(path))
         finally:
             done.set()
 
