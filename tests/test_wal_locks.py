@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -17,11 +15,10 @@ import portalocker.portalocker
 import pytest
 
 import wal
+from locks import go_lock, linux, lock_of_another, old_lock
 from logs import SMALL, Child, Disk, in_child, indexes, read, segments, tree, untouched
 from wal import CommitState, Entry, SnapshotMarker
 from wal._locks import lock_directory
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="open file description locks are Linux's")
 
 OPENINGS: list[Callable[[Path], object]] = [
     wal.WAL.open,
@@ -156,28 +153,6 @@ def test_readers_need_no_lock(log: wal.WAL, path: Path) -> None:
 # -------------------------------------------------------------------------------------------- programs in other tongues
 
 
-def go_lock(fd: int) -> None:
-    """Take the lock that programs in Go take: exclusive, on the whole file, for this open file description."""
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
-
-
-def old_lock(fd: int) -> None:
-    """Take the lock that belongs to a process and a file."""
-    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def lock_of_another(path: Path, lock: Callable[[int], None]) -> bool:
-    """Tell whether a program that opens this file anew is granted the lock."""
-    fd = os.open(path, os.O_RDWR)
-    try:
-        lock(fd)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-    return True
-
-
 @linux
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_a_lock_of_a_program_in_go_keeps_writers_out(log: wal.WAL, path: Path, which: int) -> None:
@@ -272,140 +247,7 @@ def test_portalocker_is_left_as_it_was(path: Path) -> None:
         assert before["LOCKER"].__name__ == "flock"
 
 
-# --------------------------------------------------------------------------------------------------- never without lock
-
-
-PROBE = """
-import sys
-sys.path.insert(0, sys.argv[2])
-import wal
-from pathlib import Path
-from test_wal_locks import go_lock, lock_of_another
-path = Path(sys.argv[1])
-print("ready", flush=True)
-granted = 0
-for _ in range(200):
-    try:
-        wal.WAL.open(path).close()
-        granted += 1
-    except wal.WALLockedError:
-        pass
-    if sys.platform == "linux":
-        granted += lock_of_another(sorted(path.glob("*.wal"))[-1], go_lock)
-print(granted, flush=True)
-"""
-
-
-def python(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """Start a fresh interpreter that shares nothing with this one."""
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments), str(Path(__file__).parent)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_the_lock_is_never_dropped_in_a_cut(path: Path) -> None:
-    """R52, F32: a process that tries all the time is never granted the log, nor its newest segment."""
-    with wal.WAL.create(path, segment_size=SMALL, fs=Disk()) as log, python(PROBE, path) as probe:
-        assert probe.stdout is not None
-        assert probe.stdout.readline() == "ready\n"
-        for index in range(1, 402):
-            log.save_entry([Entry(index, bytes(SMALL))])
-            if index > 101 and probe.poll() is not None:
-                break
-        granted = int(probe.stdout.read())
-
-    assert len(segments(path)) > 100
-    assert granted == 0
-
-
-RACER = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import wal
-from logs import Disk
-calls = {
-    "create": lambda path: wal.WAL.create(path, segment_size=4096, fs=Disk()),
-    "open": lambda path: wal.read_wal(path, fs=Disk()).wal,
-}
-for line in sys.stdin:
-    what, path = line.split()
-    try:
-        log = calls[what](path)
-    except (wal.WALError, OSError) as error:
-        log = None
-        print(type(error).__name__, flush=True)
-    else:
-        print("won", flush=True)
-    sys.stdin.readline()
-    if log:
-        log.close()
-    print("done", flush=True)
-"""
-
-
-@pytest.fixture
-def racers() -> Iterator[list[subprocess.Popen[str]]]:
-    """Eight processes that wait for the word."""
-    racers = [python(RACER) for _ in range(8)]
-    yield racers
-    for racer in racers:
-        racer.communicate()
-
-
-def test_of_many_creators_at_once_exactly_one_wins(tmp_path: Path, racers: list[subprocess.Popen[str]]) -> None:
-    """R59, F13: 8 processes, 20 rounds; each loser is told why, and takes nothing away from the winner."""
-    for round in range(20):
-        path = tmp_path / str(round) / "wal"
-
-        outcomes = race(racers, ["create"] * 8, path)
-
-        assert outcomes.count("won") == 1
-        assert set(outcomes) <= {"won", "WALLockedError", "WALExistsError"}
-        assert read(path).entries == []
-        assert len(tree(path)) == 1
-
-
-def test_of_many_openers_at_once_exactly_one_wins(tmp_path: Path, racers: list[subprocess.Popen[str]]) -> None:
-    """R59: 8 processes, 20 rounds, and nobody waits."""
-    for round in range(20):
-        path = tmp_path / str(round)
-        wal.WAL.create(path, segment_size=SMALL, fs=Disk()).close()
-
-        assert sorted(race(racers, ["open"] * 8, path)) == ["WALLockedError"] * 7 + ["won"]
-
-
-def test_of_creators_and_openers_at_once_no_two_win(tmp_path: Path, racers: list[subprocess.Popen[str]]) -> None:
-    """R59: an opener that comes too early may stand in a creator's way, but never beside it."""
-    for round in range(20):
-        path = tmp_path / str(round)
-
-        outcomes = race(racers, ["create", "open"] * 4, path)
-
-        assert outcomes.count("won") <= 1
-        assert set(outcomes) <= {"won", "WALLockedError", "WALExistsError", "WALNotFoundError"}
-        assert wal.exists(path) == ("won" in outcomes)
-
-
-def race(racers: list[subprocess.Popen[str]], what: list[str], path: Path) -> list[str]:
-    """Let all racers go for a log at once; return what each of them got. The winner keeps it until all are done."""
-    outcomes = []
-    for racer, task in zip(racers, what, strict=True):
-        assert racer.stdin is not None
-        racer.stdin.write(f"{task} {path}\n")
-        racer.stdin.flush()
-    for racer in racers:
-        assert racer.stdout is not None
-        outcomes.append(racer.stdout.readline().strip())
-    for racer in racers:
-        assert racer.stdin is not None
-        assert racer.stdout is not None
-        racer.stdin.write("\n")
-        racer.stdin.flush()
-        assert racer.stdout.readline() == "done\n"
-    return outcomes
+# ------------------------------------------------------------------------------------------ in the middle of an opening
 
 
 class Raced(Disk):
@@ -661,104 +503,3 @@ def test_programs_started_by_this_one_do_not_inherit_the_log(log: wal.WAL, path:
         log.close()
         open_and_close(path)
         program.communicate()
-
-
-# -------------------------------------------------------------------------------------------------------------- threads
-
-
-def test_saves_of_many_threads_are_all_read_back(path: Path) -> None:
-    """R57, F30, F31: 8 threads with 100 saves each, mixed with syncs, states, markers and reads; each counts."""
-    log = wal.WAL.create(path, segment_size=SMALL, fs=Disk())
-    acknowledged: list[tuple[int, int]] = []
-    turn = threading.Lock()
-    errors: list[BaseException] = []
-
-    def work(number: int) -> None:
-        try:
-            for round in range(100):
-                with turn:  # who saves next must know the last index; all else runs side by side
-                    index = log.last_index + 1
-                    log.save(CommitState(index), [Entry(index, b"%d %d" % (number, round))])
-                    acknowledged.append((number, round))
-                match (round + number) % 10:
-                    case 0:
-                        log.sync()
-                    case 1:
-                        log.save_state(CommitState(index))
-                    case 2:
-                        log.save_snap(SnapshotMarker(0))
-                    case 3:
-                        log.release(SnapshotMarker(0))
-                    case 4:
-                        assert log.first_index == 1
-                    case 5 if round % 50 < 10:
-                        assert len(log.read_all().entries) >= index
-        except BaseException as error:
-            errors.append(error)
-
-    with log:
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    assert errors == []
-    assert [tuple(map(int, entry.data.split())) for entry in read(path).entries if isinstance(entry, Entry)] == (
-        acknowledged
-    )
-    assert len(acknowledged) == 800
-    assert wal.verify(path).tail is None
-
-
-def save_until_closed(log: wal.WAL, returned: list[int], ends: list[str], enough: threading.Event) -> None:
-    try:
-        while True:
-            # Entry 1 takes its own place over and over, so that threads need not agree on an index.
-            log.save(None, [Entry(1, bytes(100))])
-            returned.append(1)
-            if len(returned) >= 50:
-                enough.set()
-    except BaseException as error:
-        ends.append(type(error).__name__)
-        enough.set()
-
-
-@pytest.mark.parametrize("sync", [True, False])
-def test_a_close_beside_saves_loses_nothing_that_was_acknowledged(tmp_path: Path, sync: bool) -> None:
-    """R57: each thread's saves return until one says that the log is closed, and none of them is torn."""
-    for round in range(10):
-        path = tmp_path / str(round)
-        log = wal.WAL.create(path, segment_size=SMALL, sync=sync, fs=Disk())
-        returned: list[int] = []
-        ends: list[str] = []
-        enough = threading.Event()
-        threads = [threading.Thread(target=save_until_closed, args=(log, returned, ends, enough)) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        enough.wait()
-        log.close()
-        for thread in threads:
-            thread.join()
-
-        report = wal.verify(path)
-        assert ends == ["WALClosedError"] * 8
-        assert report.entries == len(returned)
-        assert report.tail is None
-
-
-def test_closing_in_many_threads_closes_once(path: Path) -> None:
-    """F25: whoever comes second finds nothing to do."""
-    fs = Disk()
-    log = wal.WAL.create(path, segment_size=SMALL, sync=False, fs=fs)
-    log.save_entry([Entry(1)])
-    fs.trace.clear()
-    threads = [threading.Thread(target=log.close) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert fs.trace.count("fdatasync") == 2  # of the save, and of the stamp
-    assert fs.trace.count("close") == 2
-    assert tree(path).keys() == {segments(path)[0].name}
