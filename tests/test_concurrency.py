@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 
 import wal
+from damage import unstamp
 from locks import directory_lock, go_lock, linux, lock_of_another
 from logs import SMALL, Child, Disk, in_child, indexes, read, segments, tree, untouched
 from unsynced import UNSYNCED, Unsynced
@@ -118,6 +119,7 @@ class Dying(Unsynced):
 
 def tear(path: Path) -> None:
     """Have a writer die in the middle of a save of two entries, behind the first one."""
+    unstamp(segments(path)[-1])
 
     def save() -> None:
         fs = Dying()
@@ -370,7 +372,7 @@ def test_closing_in_many_threads_closes_once(path: Path) -> None:
 
     run_together(*[log.close] * THREADS)
 
-    assert fs.trace.count("fdatasync") == 1
+    assert fs.trace.count("fdatasync") == 2  # of the save, and of the stamp
     assert fs.trace.count("close") == 2
     assert tree(path).keys() == {segments(path)[0].name}
 
@@ -1658,7 +1660,10 @@ def test_threads_that_save_snapshot_and_release_lose_nothing(path: Path, effort:
         assert newest > start
 
     assert not wal.exists(path / "wal") or segments(path / "wal")[0].name > f"{1:016x}", "nothing was ever purged"
-    assert snapshot(newest) == wal.Snapshotter(path / "snap").load()
+    storage, recovered = storage_of(path)
+    storage.close()
+    assert recovered.snapshot is not None
+    assert recovered.snapshot.index >= newest  # the close may have come between a marker and its acknowledgement
 
 
 def ends_closed(work: Callable[[], None]) -> None:

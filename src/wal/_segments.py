@@ -63,8 +63,8 @@ def segments_from(fs: FileSystem, path: Path, index: int | None) -> list[Segment
         # A large directory is listed in parts, which beside a cut or a purge are of different moments. What is
         # missing is what is missing twice.
         names = list_segments(fs, path)
-        before, gaps = gaps, _gaps(names)
-        if before & gaps:
+        first_look, gaps = gaps, _gaps(names)
+        if first_look & gaps:
             break
     if not names:
         raise WALNotFoundError(path, "there is no log in this directory")
