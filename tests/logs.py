@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -231,6 +232,20 @@ def in_child(call: Callable[[], object]) -> str:
     """Make a call in a forked child and wait for its outcome, as ``Child.wait`` gives it."""
     with Child(call) as child:
         return child.wait()
+
+
+@contextlib.contextmanager
+def logged() -> Iterator[list[str]]:
+    """Collect what the library logs."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("wal")
+    logger.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
 
 
 def comes_to_its_end(call: Callable[[], None]) -> bool:

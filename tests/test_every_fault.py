@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import logging
 import os
 import random
 import shutil
@@ -26,7 +25,7 @@ import pytest
 
 import wal
 from lives import CHANGES, LIVES, WRITES, Beginning, Life, beginnings
-from logs import SMALL, Disk, read
+from logs import SMALL, Disk, logged, read
 from wal import Entry, SnapshotMarker
 
 pytestmark = pytest.mark.torture
@@ -64,20 +63,6 @@ class Case:
 
 def descriptors() -> int:
     return len(os.listdir("/dev/fd"))
-
-
-@contextlib.contextmanager
-def logged() -> Iterator[list[str]]:
-    """Collect what the library logs."""
-    messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("wal")
-    logger.addHandler(handler)
-    try:
-        yield messages
-    finally:
-        logger.removeHandler(handler)
 
 
 def run(root: Path, beginning: Beginning, life: Callable[[Life], None], case: Case, *, whole: bool) -> Life:

@@ -113,7 +113,6 @@ class FileStorage:
         self._snapshotter = snapshotter
         self._fs = snapshotter.fs
         self._markers = {marker.index: marker for marker in markers}
-        self._newest = max(self._markers, default=0)
         self._retention = retention
         self._intact: set[int] = set()  # the snapshots that this object has written, or found to be whole
 
@@ -130,7 +129,7 @@ class FileStorage:
 
     def _check_state(self, state: HardState) -> None:
         """Refuse a state under the log's lock, so that no snapshot comes between this and the save."""
-        newest = self._newest
+        newest = self._log._last_marker
         if state.committed < newest:
             raise IndexOrderError(
                 state.committed, newest, f"the state commits {state.committed}, the newest snapshot covers {newest}"
@@ -171,7 +170,7 @@ class FileStorage:
             self._log._check_snapshot(marker)
             if marker.index != snapshot.index:
                 raise RecordTypeError(f"the marker has index {marker.index}, the snapshot {snapshot.index}")
-            newest = self._newest
+            newest = self._log._last_marker
             in_place_of_damaged = 0 < snapshot.index == newest and not self._is_intact_locked(newest)
             if snapshot.index <= newest and not in_place_of_damaged:
                 raise SnapshotOutOfDateError(snapshot.index, f"the log has a snapshot of index {newest} already")
@@ -179,7 +178,7 @@ class FileStorage:
             # A file of this index is left from a crash before its marker: the log does not know it.
             self._snapshotter.save(snapshot, replace=True)
             self._intact.add(snapshot.index)
-            self._log._save_snap(marker, partial(self._admit, snapshot.index))
+            self._log._save_snap(marker, partial(self._check_committed, snapshot.index))  # the file took its time
             self._log.sync()
             self._markers[snapshot.index] = marker
 
@@ -191,11 +190,6 @@ class FileStorage:
                 committed,
                 f"a snapshot of index {index} covers more than is committed, {committed}; save the new state first",
             )
-
-    def _admit(self, index: int) -> None:
-        """Take a snapshot for the newest under the log's lock, so that no lower state comes before its marker."""
-        self._check_committed(index)  # again: the file took its time
-        self._newest = index
 
     def _marker(self, index: int) -> Snapshot:
         cls: Any = self._log.registry.snapshot

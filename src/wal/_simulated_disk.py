@@ -445,7 +445,7 @@ def _parts(pending: list[_Change], seed: int, grain: str, fill: str) -> _Choice:
 
 
 def _borders(random: Random, start: int, stop: int, grain: int) -> list[int]:
-    """Return where a write may be torn: at each multiple of ``grain``, or at a few places anywhere."""
+    """Return where a write may be torn: at each multiple of ``grain``, or at one place anywhere."""
     if grain > 1:
         return list(range(start + -start % grain, stop, grain))
-    return [random.randrange(start, stop) for _ in range(3)] if stop > start else []
+    return [random.randrange(start, stop)] if stop > start else []

@@ -624,6 +624,11 @@ class WAL:
         return self._known.last_index
 
     @property
+    def _last_marker(self) -> int:
+        """The greatest snapshot marker's index; 0 if there is none."""
+        return self._known.last_marker
+
+    @property
     def repaired(self) -> RepairReport | None:
         """What ``wal.read_wal`` cut off the log before it was read, or ``None``."""
         return self._repaired
