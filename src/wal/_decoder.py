@@ -184,7 +184,7 @@ class Decoder:
                 self.position, self.head_complete = segment.position, segment.head_complete
                 self.bytes += segment.position.offset
                 error = self._error(segment, name)
-                if error is not None and not self._goes_on(segment, file):
+                if error is not None and not _goes_on(segment, file):
                     if not isinstance(error, TornWriteError):
                         raise error
                     self.tail = error
@@ -213,12 +213,12 @@ class Decoder:
             return UnknownRecordError(self.path, segment.damage.offset, reason)
         return CorruptionError(self.path, segment.damage.offset, reason)
 
-    @staticmethod
-    def _goes_on(segment: SegmentDecoder, file: File) -> bool:
-        """Tell whether a second look finds a whole save, or nothing at all, where the first one found damage."""
-        if not segment.head_complete:
-            return False
-        again = SegmentDecoder(file.read, file.size(), segment.position, ())
-        if next(again.saves(), None) is not None:
-            return True
-        return again.judge(last_segment=False)[0] is Verdict.CLEAN  # a repair has cut it meanwhile
+
+def _goes_on(segment: SegmentDecoder, file: File) -> bool:
+    """Tell whether a second look finds a whole save, or nothing at all, where the first one found damage."""
+    if not segment.head_complete:
+        return False
+    again = SegmentDecoder(file.read, file.size(), segment.position, ())
+    if next(again.saves(), None) is not None:
+        return True
+    return again.judge(last_segment=False)[0] is Verdict.CLEAN  # a repair has cut it meanwhile

@@ -13,6 +13,8 @@ Between two lives of the log its end is marked by a stamp (see ``_stamp``), whic
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
 
 from ._crc32c import extend
@@ -22,6 +24,11 @@ from ._marks import CODES, Mark, marks_of_save
 from ._stamp import STAMP_BYTES, Stamp, encode_stamp, stamp_offset
 
 __all__ = ["Encoder", "encode_save"]
+
+_logger = logging.getLogger("wal")
+
+SLOW_SYNC_S = 1.0
+"""A sync that takes longer is logged; etcd warns from the same time on."""
 
 Payload = tuple[int, bytes]
 """A record's type and marshalled data."""
@@ -76,8 +83,12 @@ class Encoder:
 
     def sync(self) -> None:
         """Make every save so far durable. When this returns, they survive a power cut."""
+        started = time.monotonic()
         self.file.fs.fdatasync(self.file.fd)
         self.synced = True
+        seconds = time.monotonic() - started
+        if seconds > SLOW_SYNC_S:
+            _logger.warning("%s: a sync took %.1f seconds; saves wait for the disk", self.file.path, seconds)
 
     def stamp(self) -> None:
         """
