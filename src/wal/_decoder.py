@@ -215,10 +215,11 @@ class Decoder:
 
 
 def _goes_on(segment: SegmentDecoder, file: File) -> bool:
-    """Tell whether a second look finds a whole save, or nothing at all, where the first one found damage."""
+    """Tell whether another look finds a whole save, or nothing at all, where the first one found damage."""
     if not segment.head_complete:
         return False
     again = SegmentDecoder(file.read, file.size(), segment.position, ())
-    if next(again.saves(), None) is not None:
-        return True
-    return again.judge(last_segment=False)[0] is Verdict.CLEAN  # a repair has cut it meanwhile
+    if next(again.saves(), None) is None and again.judge(last_segment=False)[0] is Verdict.CLEAN:
+        return True  # a repair has cut it meanwhile
+    # Judging has taken its time; whether a save is whole by now is asked last.
+    return next(SegmentDecoder(file.read, file.size(), segment.position, ()).saves(), None) is not None
