@@ -12,7 +12,7 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
-.PHONY: help demo test torture fuzz tests-on wheel-check format clean
+.PHONY: help demo test torture fuzz mutants tests-on wheel-check format clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
@@ -33,6 +33,10 @@ torture: $(VENV)/.dev  ## Crash, tear, damage, fail, race and fuzz at length. EF
 fuzz: $(VENV)/.dev  ## Fuzz each target for SECONDS=60.
 	$(BIN)/python fuzz/run.py --seconds $(or $(SECONDS),60)
 
+mutants: $(VENV)/.mutation  ## Change framing, recovery and writer in one place at a time: do the tests see it? Takes hours.
+	$(BIN)/mutmut run
+	$(BIN)/mutmut export-cicd-stats
+
 tests-on:  ## Run the tests alone on another Python: make tests-on PYTHON=python3.12
 	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') \
 	&& $(MAKE) --no-print-directory VENV=.venv-$$version .venv-$$version/.test \
@@ -51,7 +55,7 @@ format: $(VENV)/.dev  ## Format the code, and mend what the linter can mend.
 	$(BIN)/ruff check --fix
 
 clean:  ## Remove everything that was made.
-	rm -rf .venv* dist site .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv* dist site mutants .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find conftest.py src tests fuzz examples -name __pycache__ -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------------------------------------- environments
@@ -80,7 +84,7 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.made
 	@touch $@
 
 # And with what it takes to test it, or to work on it. Groups need pip 25.1.
-$(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.installed
+$(VENV)/.test $(VENV)/.dev $(VENV)/.mutation: $(VENV)/.%: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@$(BIN)/pip install --quiet --group $*
 	@touch $@
