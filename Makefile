@@ -27,7 +27,7 @@ test: $(VENV)/.dev  ## Check format, style and types, and run all tests with cov
 	$(BIN)/mypy conftest.py .ci/check_wheel.py
 	$(BIN)/pytest $(ON_ALL_CORES) --cov
 
-torture: $(VENV)/.dev  ## Crash, tear, damage, fail, race and fuzz at length. EFFORT=deep takes hours.
+torture: $(VENV)/.dev  ## Crash, tear, damage, fail and race at length. EFFORT=deep takes hours.
 	$(BIN)/pytest $(ON_ALL_CORES) -m torture --effort $(or $(EFFORT),full)
 
 fuzz: $(VENV)/.dev  ## Fuzz each target for SECONDS=60.
