@@ -42,10 +42,9 @@ def segments_among(path: Path, names: list[str]) -> list[SegmentName]:
     return sorted(segments)
 
 
-def _gaps(names: list[SegmentName]) -> set[tuple[int, int]]:
-    """Return the sequence numbers before and behind each gap."""
-    pairs = ((before.sequence, after.sequence) for before, after in pairwise(names))
-    return {(before, after) for before, after in pairs if after != before + 1}
+def _gaps(names: list[SegmentName]) -> list[tuple[SegmentName, SegmentName]]:
+    """Return the segments before and behind each gap."""
+    return [(before, after) for before, after in pairwise(names) if after.sequence != before.sequence + 1]
 
 
 def segments_from(fs: FileSystem, path: Path, index: int | None) -> list[SegmentName]:
@@ -62,9 +61,9 @@ def segments_from(fs: FileSystem, path: Path, index: int | None) -> list[Segment
     while gaps:
         # A large directory is listed in parts, which beside a cut or a purge are of different moments. What is
         # missing is what is missing twice.
-        names = list_segments(fs, path)
-        first_look, gaps = gaps, _gaps(names)
-        if first_look & gaps:
+        names, first_look = list_segments(fs, path), gaps
+        gaps = _gaps(names)
+        if set(first_look) & set(gaps):
             break
     if not names:
         raise WALNotFoundError(path, "there is no log in this directory")
@@ -78,9 +77,8 @@ def segments_from(fs: FileSystem, path: Path, index: int | None) -> list[Segment
                 " Open it at a snapshot from valid_snapshots()",
             )
         names = names[first:]
-    for before, after in pairwise(names):
-        if after.sequence != before.sequence + 1:
-            raise SegmentGapError(path, 0, f"segment {after} follows {before}: what was between them is missing")
+    for before, after in _gaps(names):
+        raise SegmentGapError(path, 0, f"segment {after} follows {before}: what was between them is missing")
     return names
 
 
