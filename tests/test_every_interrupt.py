@@ -61,6 +61,7 @@ class Arrival:
     def __enter__(self) -> Arrival:
         self._handler, self._tracer = signal.signal(signal.SIGUSR1, self._handle), sys.gettrace()
         gc.disable()  # what is raised while garbage is collected goes nowhere
+        sys._getframe().f_trace_opcodes = True  # CPython 3.12 looks for one such frame when tracing begins
         sys.settrace(self._trace)
         return self
 
