@@ -21,7 +21,7 @@ from ._crc32c import extend
 from ._files import File
 from ._frame import RecordType, encode_frame
 from ._marks import CODES, Mark, marks_of_save
-from ._stamp import STAMP_BYTES, Stamp, encode_stamp, stamp_offset
+from ._stamp import Stamp, encode_stamp, stamp_offset, stamp_reach
 
 __all__ = ["Encoder", "encode_save"]
 
@@ -75,7 +75,7 @@ class Encoder:
         data, crc = encode_save(records, self.crc, synced=self.synced, save_marks=self._save_marks)
         self.synced = False
         if self._stamped:
-            self.file.write(bytes(stamp_offset(self.offset) + STAMP_BYTES - self.offset), self.offset)
+            self.file.write(bytes(stamp_reach(self.offset)), self.offset)
             self._stamped = False
         self.file.write(data, self.offset)
         self.offset += len(data)

@@ -31,7 +31,7 @@ from typing import NamedTuple
 from ._crc32c import extend
 from ._frame import ALIGNMENT
 
-__all__ = ["STAMP_BYTES", "Stamp", "encode_stamp", "find_stamps", "parse_stamp", "stamp_offset"]
+__all__ = ["STAMP_BYTES", "Stamp", "encode_stamp", "find_stamps", "parse_stamp", "stamp_offset", "stamp_reach"]
 
 PAGE_BYTES = 4096
 
@@ -52,6 +52,11 @@ def stamp_offset(end: int) -> int:
     """Return where the stamp of a segment stands whose frames end at ``end``."""
     behind = end + ALIGNMENT
     return behind + -behind % PAGE_BYTES
+
+
+def stamp_reach(end: int) -> int:
+    """Return how many bytes behind ``end`` there are up to the end of the stamp."""
+    return stamp_offset(end) + STAMP_BYTES - end
 
 
 def encode_stamp(stamp: Stamp) -> bytes:

@@ -42,7 +42,7 @@ from ._records import HardState, LogEntry, RecordRegistry, Snapshot
 from ._repair import RepairReport, cut_tail
 from ._replay import LogContents, LogRecord, Replay
 from ._segments import segments_among, segments_from
-from ._stamp import STAMP_BYTES, find_stamps, stamp_offset
+from ._stamp import find_stamps, stamp_reach
 
 __all__ = ["MAX_RECORD_BYTES", "SEGMENT_SIZE", "WAL"]
 
@@ -319,7 +319,7 @@ class WAL:
                 offset=end,
                 crc=replay.end.crc,
                 save_marks=self._save_marks,
-                stamped=any(find_stamps(file.read(end, stamp_offset(end) + STAMP_BYTES - end), end)),
+                stamped=any(find_stamps(file.read(end, stamp_reach(end)), end)),
             )
 
     def _repair(self, torn: TornWriteError) -> None:
