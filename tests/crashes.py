@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Hashable, Sequence
+from itertools import chain
 from typing import Generic, Self, TypeVar
 
 from wal.testing import Crash, SimulatedDisk
@@ -22,7 +23,7 @@ class Watch(Generic[T]):
 
     Args:
         disk: The disk that is about to be used.
-        check: Raises if none of the given values is what a crashed disk holds. It is given the disk's crash too.
+        check: Raises if none of the given values is what a crashed disk holds.
         limit: The number of complaints after which it stops looking.
         subsets: How many random parts of the unsynced changes to try at each moment.
         seed: Chooses them.
@@ -63,14 +64,16 @@ class Watch(Generic[T]):
     def look(self, what: str) -> None:
         """Check every crash that may happen now."""
         self.moments += 1
-        self._try(Crash(KILL, self.disk.files()), what)
-        for crash in self.disk.crashes(self._random, subsets=self._subsets):
+        kill = Crash(KILL, self.disk.files())
+        for crash in chain([kill], self.disk.crashes(self._random, subsets=self._subsets)):
+            if len(self.complaints) >= self.limit:
+                return
             self._try(crash, what)
 
     def _try(self, crash: Crash, what: str) -> None:
         name, files = crash
         key = (name == KILL, frozenset(files.items()))
-        if key in self._seen or len(self.complaints) >= self.limit:
+        if key in self._seen:
             return
         self._seen.add(key)
         self.crashes += 1
