@@ -219,12 +219,13 @@ def _unmarshal(cls: type[_R], data: bytes, path: Path, offset: int) -> _R:
 _T = TypeVar("_T")
 
 
-def beside_a_purge(read: Callable[[], _T], attempts: int = 3) -> _T:
-    """Read again if a segment was purged between the listing and its turn; the next listing is without it."""
+def beside_a_purge(read: Callable[[], _T]) -> _T:
+    """Read again, without the segments that were purged between the listing and their turn, however often that is."""
+    missing: Path | None = None
     while True:
-        attempts -= 1
         try:
             return read()
-        except WALNotFoundError:
-            if not attempts:
+        except WALNotFoundError as error:
+            if error.path == missing:  # a purge takes each segment but once
                 raise
+            missing = error.path
