@@ -33,9 +33,8 @@ torture: $(VENV)/.dev  ## Crash, tear, damage, fail and race at length. EFFORT=d
 fuzz: $(VENV)/.dev  ## Fuzz each target for SECONDS=60.
 	$(BIN)/python fuzz/run.py --seconds $(or $(SECONDS),60)
 
-mutants: $(VENV)/.mutation  ## Change framing, recovery and writer in one place at a time: do the tests see it? Takes hours.
-	$(BIN)/mutmut run
-	$(BIN)/mutmut export-cicd-stats
+mutants: $(VENV)/.test  ## Change framing, recovery and writer in NUMBER=400 places, one at a time: do tests notice? Takes hours.
+	$(BIN)/python mutation/mutate.py --number $(or $(NUMBER),400)
 
 tests-on:  ## Run the tests alone on another Python: make tests-on PYTHON=python3.12
 	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') \
@@ -55,8 +54,8 @@ format: $(VENV)/.dev  ## Format the code, and mend what the linter can mend.
 	$(BIN)/ruff check --fix
 
 clean:  ## Remove everything that was made.
-	rm -rf .venv* dist site mutants .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find conftest.py src tests fuzz examples -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .venv* dist site .mutation .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find conftest.py src tests fuzz mutation examples -name __pycache__ -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------------------------------------- environments
 
@@ -84,7 +83,7 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.made
 	@touch $@
 
 # And with what it takes to test it, or to work on it. Groups need pip 25.1.
-$(VENV)/.test $(VENV)/.dev $(VENV)/.mutation: $(VENV)/.%: $(VENV)/.installed
+$(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@$(BIN)/pip install --quiet --group $*
 	@touch $@
