@@ -1132,6 +1132,23 @@ def test_a_cut_in_the_middle_of_a_listing_is_no_gap(path: Path, look: Callable[[
         assert look(path, Listed(lambda names: names, cut)) in (4, 5, 6)
 
 
+def test_a_gap_that_the_next_listing_does_not_have_is_none(path: Path) -> None:
+    """R44, R54: two listings in parts miss different segments, the third is whole: what is missing is missing twice."""
+    listings = [[0, 2, 3, 4], [0, 1, 2, 4], [0, 1, 2, 3, 4]]
+
+    class InParts(Unsynced):
+        def listdir(self, path: Path) -> list[str]:
+            names = sorted(os.listdir(path))
+            return [names[number] for number in listings.pop(0)] if listings else names
+
+    with wal.WAL.create(path, segment_size=SMALL, fs=UNSYNCED) as log:
+        for index in range(1, 6):
+            log.save_entry([Entry(index, bytes(SMALL))])
+
+    assert wal.verify(path, fs=InParts()).last_index == 5
+    assert listings == []
+
+
 @pytest.mark.torture
 def test_a_log_of_many_segments_has_no_gap_beside_its_writer(path: Path, effort: Callable[..., int]) -> None:
     """R54: the system lists some five hundred names at once; what is cut between two parts may be listed in part."""
