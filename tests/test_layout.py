@@ -17,7 +17,7 @@ PACKAGE = Path(wal.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    {"_crc32c", "_errors", "_locks", "_names", "_protobuf", "_simulated_disk"},
+    {"_crc32c", "_errors", "_locks", "_names", "_protobuf", "_simulated_disk", "_turns"},
     {"_files", "_frame"},
     {"_records", "_segments", "_stamp"},
     {"_marks"},
@@ -26,7 +26,7 @@ FLOORS = [
     {"_purge", "_reader", "_repair"},
     {"_wal"},
     {"_recovery"},
-    {"_file_storage"},
+    {"_file_storage", "aio"},
     {"__init__"},
 ]
 """The modules from the ground up. Each imports from lower floors only."""

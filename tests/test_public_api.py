@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import wal
+import wal.aio
 import wal.testing
 from wal import _errors
 
@@ -40,6 +41,7 @@ PUBLIC = {
     "MetadataConflictError",
     "NoSnapshotError",
     "NotReadError",
+    "PendingSave",
     "ReadWAL",
     "Record",
     "RecordDecodeError",
@@ -82,6 +84,7 @@ PUBLIC = {
     "verify",
 }
 PUBLIC_ETCD = {"Entry", "HardState", "Snapshot", "registry"}
+PUBLIC_AIO = {"AsyncReadWAL", "AsyncWAL", "read_wal"}
 PUBLIC_TESTING = {"Crash", "SimulatedDisk", "StorageConformance"}
 
 OPTIONS = "registry=None, segment_size=64000000, sync=True, save_marks=True, max_record_bytes=10000000, fs=..."
@@ -91,6 +94,7 @@ SIGNATURES = {
     "WAL.replay": "(self)",
     "WAL.read_all": "(self)",
     "WAL.save": "(self, state, entries)",
+    "WAL.submit": "(self, state, entries)",
     "WAL.save_entry": "(self, entries)",
     "WAL.save_state": "(self, state)",
     "WAL.save_snap": "(self, snapshot)",
@@ -154,6 +158,18 @@ SIGNATURES = {
     "Recovered": "(snapshot, metadata, state, entries, repaired, skipped)",
     "Retention": "(snapshots=2, segments=0)",
     "VerifyReport": "(path, segments, records, entries, bytes, last_index, tail)",
+    "PendingSave.wait": "(self)",
+    "aio.AsyncWAL": "(log, *, max_pending_bytes=16000000)",
+    "aio.AsyncWAL.create": "(path, metadata=b'', *, max_pending_bytes=16000000, **options)",
+    "aio.AsyncWAL.save": "(self, state, entries)",
+    "aio.AsyncWAL.save_entry": "(self, entries)",
+    "aio.AsyncWAL.save_state": "(self, state)",
+    "aio.AsyncWAL.save_snap": "(self, snapshot)",
+    "aio.AsyncWAL.sync": "(self)",
+    "aio.AsyncWAL.release": "(self, snapshot)",
+    "aio.AsyncWAL.close": "(self)",
+    "aio.AsyncReadWAL": "(wal, metadata, state, entries)",
+    "aio.read_wal": "(path, snapshot=None, *, max_pending_bytes=16000000, **options)",
     "etcd.Entry": "(*, term=0, index=0, type=0, data=b'')",
     "etcd.HardState": "(*, term=0, vote=0, commit=0)",
     "etcd.Snapshot": "(*, index=0, term=0, conf_state=b'')",
@@ -170,6 +186,15 @@ WRITERS = [
     "WAL.save_snap",
     "WAL.sync",
     "WAL.close",
+    "PendingSave.wait",
+    "aio.AsyncWAL.create",
+    "aio.AsyncWAL.save",
+    "aio.AsyncWAL.save_entry",
+    "aio.AsyncWAL.save_state",
+    "aio.AsyncWAL.save_snap",
+    "aio.AsyncWAL.sync",
+    "aio.AsyncWAL.close",
+    "aio.read_wal",
     "FileStorage.save",
     "FileStorage.save_entry",
     "FileStorage.save_state",
@@ -254,7 +279,12 @@ def named(name: str) -> Any:
     return found.__get__(None, wal.WAL) if isinstance(found, classmethod) else found
 
 
-NAMES = sorted(PUBLIC | {f"etcd.{name}" for name in PUBLIC_ETCD} | {f"testing.{name}" for name in PUBLIC_TESTING})
+NAMES = sorted(
+    PUBLIC
+    | {f"aio.{name}" for name in PUBLIC_AIO}
+    | {f"etcd.{name}" for name in PUBLIC_ETCD}
+    | {f"testing.{name}" for name in PUBLIC_TESTING}
+)
 CLASSES = [name for name in NAMES if inspect.isclass(named(name))]
 MEMBERS = [
     f"{name}.{member}"
@@ -297,6 +327,7 @@ class TestNames:
         """A public name is for ever, so a new one is a decision, made here."""
         assert set(wal.__all__) == PUBLIC
         assert set(wal.etcd.__all__) == PUBLIC_ETCD
+        assert set(wal.aio.__all__) == PUBLIC_AIO
         assert set(wal.testing.__all__) == PUBLIC_TESTING
         assert len(wal.__all__) == len(PUBLIC)
 

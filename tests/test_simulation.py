@@ -24,7 +24,7 @@ import wal
 from crashes import TOP, Watch
 from logs import SMALL
 from wal import CommitState, Entry, SnapshotMarker
-from wal._encoder import Encoder
+from wal._encoder import Encoder, encode_save
 from wal._files import CREATE, File, FileSystem, sync_directory
 from wal._hold import Hold
 from wal.testing import SimulatedDisk
@@ -176,6 +176,22 @@ class Node:
         log.save(None if committed is None else CommitState(committed), entries)
         self.end(after, durable=self.sync)
 
+    def save_group(self, *sizes: int) -> None:
+        """Submit saves of an entry and a state each, of these sizes, and wait for them together."""
+        log = self.opened()
+        expected = [self.held]
+        submitted = []
+        for size in sizes:
+            index = expected[-1].last_index + 1
+            entry = Entry(index, random.Random(index).randbytes(size))
+            expected.append(expected[-1].saved(index, [entry]))
+            submitted.append((CommitState(index), [entry]))
+        self.synced += expected[1:]
+        self.watch.expect(expected, self.synced)
+        for save in [log.submit(*save) for save in submitted]:
+            save.wait()
+        self.end(expected[-1], durable=self.sync)
+
     def save_state(self) -> None:
         log = self.opened()
         after = self.held.saved(self.held.last_index or None, [])  # 0 is what it was before any
@@ -265,6 +281,8 @@ def workload(node: Node, *, saves: int = 120) -> None:
         node.save(*sizes, state=number % 3 == 0, back=numbers.choice((0, 0, 0, 0, 2)))
         if number % 12 == 5:
             node.save_state()
+        if number % 11 == 6:
+            node.save_group(*numbers.choices([1, 100, 1000, 3000], k=4))
         if number % 9 == 8:
             node.do_sync()
         if number % 10 == 5:
@@ -346,6 +364,7 @@ def test_a_crash_in_a_recovery_loses_nothing_either(effort: Effort) -> None:
 CALLS: dict[str, Callable[[Node], None]] = {
     "save one": lambda node: node.save(30),
     "save many": lambda node: node.save(10, 300, 600, state=True),
+    "save a group": lambda node: node.save_group(30, 600, 10),
     "overwrite": lambda node: node.save(50, 60, back=2),
     "save the state": Node.save_state,
     "fill the segment": lambda node: node.save(SMALL),
@@ -396,25 +415,34 @@ def only_says_so(self: Encoder) -> None:
     self.synced = True
 
 
-def syncs_and_writes(self: wal.WAL, records: Any, known: Any) -> None:
-    encoder = self._check_read()
-    if encoder.offset >= self._segment_size:
-        encoder = self._cut_locked(encoder)
-    encoder.sync()
-    encoder.write(records)
-    encoder.synced = True
-    self._known = known
-
-
-def writes_as_if_synced(self: Encoder, records: Any) -> None:
+def syncs_and_writes(self: Encoder, saves: Any) -> None:
+    self.file.fs.fdatasync(self.file.fd)
     self.synced = True
-    write(self, records)
+    write(self, saves)
+    self.synced = True
 
 
-def writes_each_record_by_itself(self: Encoder, records: Any) -> None:
-    for number, record in enumerate(records):
-        self.synced = number > 0 or self.synced
-        write(self, [record])
+def writes_as_if_synced(self: Encoder, saves: Any) -> None:
+    self.synced = True
+    write(self, saves)
+
+
+def writes_a_group_as_if_each_was_synced(self: Encoder, saves: Any) -> None:
+    frames, crc = b"", self.crc
+    for save in saves:
+        data, crc = encode_save(save, crc, synced=True, save_marks=True)
+        frames += data
+    self.synced = False
+    self.file.write(frames, self.offset)
+    self.offset += len(frames)
+    self.crc = crc
+
+
+def writes_each_record_by_itself(self: Encoder, saves: Any) -> None:
+    for save in saves:
+        for number, record in enumerate(save):
+            self.synced = number > 0 or self.synced
+            write(self, [[record]])
 
 
 def stamps_before_the_sync(self: wal.WAL) -> None:
@@ -496,8 +524,14 @@ class OpensWithoutSync(SimulatedDisk):
 
 PLANTED = [
     pytest.param(Encoder, "sync", only_says_so, id="a save is not synced"),
-    pytest.param(wal.WAL, "_append_locked", syncs_and_writes, id="a save is synced before it is written"),
+    pytest.param(Encoder, "write", syncs_and_writes, id="a save is synced before it is written"),
     pytest.param(Encoder, "write", writes_as_if_synced, id="every save says that it was synced before"),
+    pytest.param(
+        Encoder,
+        "write",
+        writes_a_group_as_if_each_was_synced,
+        id="every save of a group says that it was synced before",
+    ),
     pytest.param(Encoder, "write", writes_each_record_by_itself, id="a save is written record by record"),
     pytest.param(wal.WAL, "close", stamps_before_the_sync, id="a closed log is stamped before it is synced"),
     pytest.param(Hold, "sync_directory", does_nothing, id="the directory is not synced"),
@@ -515,7 +549,7 @@ PLANTED = [
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # a bug leaves logs open
 @pytest.mark.parametrize(("where", "name", "planted"), PLANTED)
 def test_a_planted_bug_is_found(where: Any, name: str, planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What these tests say is worth something: each of fourteen bugs makes them fail."""
+    """What these tests say is worth something: each of fifteen bugs makes them fail."""
     monkeypatch.setattr(where, name, planted)
     with suppress(Exception):  # the workload itself may meet the bug before the crashes do
         for sync in (False, True):

@@ -79,6 +79,7 @@ from ._replay import LogContents, LogRecord
 from ._segments import exists
 from ._snapshotter import SnapshotData, Snapshotter
 from ._storage import Storage
+from ._turns import PendingSave
 from ._wal import WAL
 
 __all__ = [
@@ -101,6 +102,7 @@ __all__ = [
     "MetadataConflictError",
     "NoSnapshotError",
     "NotReadError",
+    "PendingSave",
     "ReadWAL",
     "Record",
     "RecordDecodeError",

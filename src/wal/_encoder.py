@@ -55,6 +55,16 @@ def encode_save(records: Sequence[Payload], crc: int, *, synced: bool, save_mark
     return b"".join(frames), crc
 
 
+def encode_group(saves: Sequence[Sequence[Payload]], crc: int, *, synced: bool, save_marks: bool) -> tuple[bytes, int]:
+    """Return the frames of a group of saves, and the CRC chain after them."""
+    parts = []
+    for save in saves:
+        data, crc = encode_save(save, crc, synced=synced, save_marks=save_marks)
+        parts.append(data)
+        synced = False
+    return b"".join(parts), crc
+
+
 class Encoder:
     """
     Appends saves to one segment from ``offset`` on, where the CRC chain is ``crc`` and all is synced.
@@ -70,9 +80,9 @@ class Encoder:
         self._save_marks = save_marks
         self._stamped = stamped
 
-    def write(self, records: Sequence[Payload]) -> None:
-        """Hand one save to the system. When this returns, it survives the process, but not yet the machine."""
-        data, crc = encode_save(records, self.crc, synced=self.synced, save_marks=self._save_marks)
+    def write(self, saves: Sequence[Sequence[Payload]]) -> None:
+        """Hand a group of saves to the system. When this returns, they survive the process, not yet the machine."""
+        data, crc = encode_group(saves, self.crc, synced=self.synced, save_marks=self._save_marks)
         self.synced = False
         if self._stamped:
             self.file.write(bytes(stamp_reach(self.offset)), self.offset)

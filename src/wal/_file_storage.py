@@ -125,11 +125,11 @@ class FileStorage:
         Raises:
             IndexOrderError: Also if the state commits less than the newest snapshot covers.
         """
-        self._log._save(state, entries, self._check_state)
+        self._log._submit(state, entries, self._check_state).wait()
 
     def _check_state(self, state: HardState) -> None:
         """Refuse a state under the log's lock, so that no snapshot comes between this and the save."""
-        newest = self._log._last_marker
+        newest = self._log._promised.last_marker
         if state.committed < newest:
             raise IndexOrderError(
                 state.committed, newest, f"the state commits {state.committed}, the newest snapshot covers {newest}"
@@ -170,7 +170,7 @@ class FileStorage:
             self._log._check_snapshot(marker)
             if marker.index != snapshot.index:
                 raise RecordTypeError(f"the marker has index {marker.index}, the snapshot {snapshot.index}")
-            newest = self._log._last_marker
+            newest = self._log._promised.last_marker
             in_place_of_damaged = 0 < snapshot.index == newest and not self._is_intact_locked(newest)
             if snapshot.index <= newest and not in_place_of_damaged:
                 raise SnapshotOutOfDateError(snapshot.index, f"the log has a snapshot of index {newest} already")
@@ -178,13 +178,16 @@ class FileStorage:
             # A file of this index is left from a crash before its marker: the log does not know it.
             self._snapshotter.save(snapshot, replace=True)
             self._intact.add(snapshot.index)
-            self._log._save_snap(marker, partial(self._check_committed, snapshot.index))  # the file took its time
+            self._log._submit_snap(
+                marker, partial(self._check_committed, snapshot.index)
+            ).wait()  # the file took its time
             self._log.sync()
             self._markers[snapshot.index] = marker
 
     def _check_committed(self, index: int) -> None:
-        committed = self._log.state.committed
-        if self._log.has_state and index > committed:
+        promised = self._log._promised
+        committed = promised.state.committed
+        if promised.state_data is not None and index > committed:
             raise IndexOrderError(
                 index,
                 committed,

@@ -103,7 +103,7 @@ class Hold:
             self.fs.lock(file.fd)
             self.fs.allocate(file.fd, aligned(segment_size))
             encoder = Encoder(file, offset=0, crc=crc, save_marks=save_marks)
-            encoder.write(head)
+            encoder.write([head])
             self.fs.fsync(file.fd)
             encoder.synced = True
             self.fs.rename(file.path, self.path / str(name))

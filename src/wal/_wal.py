@@ -2,10 +2,15 @@
 """
 The writer.
 
-A save goes this way: the records are marshalled and checked (nothing is written if that fails), one write hands
-them to the system, one ``fdatasync`` makes them durable, and only then does the log know them. If anything
-fails from the first byte on, file and memory may disagree, and the system may have dropped what it could not
-write: the log stops for good, and never tries a sync again.
+A save goes this way: the records are marshalled and checked (nothing is written if that fails) and queued. Whoever
+has the turn (see ``_turns``) takes a group of saves from the queue, one write hands them to the system, one
+``fdatasync`` makes them durable, and only then does the log know them. If anything fails from the first byte on, file
+and memory may disagree, and the system may have dropped what it could not write: the log stops for good with all
+that is queued, and never tries a sync again.
+
+So there are two locks. ``_lock`` guards what is promised: the queue, and what the log will know when that is done. It
+is held for moments. The turn guards the files and what is known, and is held while the disk works. Who has the turn
+may take the lock, not the other way round.
 """
 
 from __future__ import annotations
@@ -15,11 +20,12 @@ import operator
 import os
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import NamedTuple, NoReturn, Self
 
 from ._crc32c import warn_if_slow
 from ._encoder import Encoder, Payload
@@ -34,7 +40,7 @@ from ._errors import (
     WALLockedError,
 )
 from ._files import OPERATING_SYSTEM, FileSystem, make_directories, real_path, remove_directories, sync_directory
-from ._frame import RecordType, aligned
+from ._frame import ALIGNMENT, PREFIX_BYTES, RecordType, aligned
 from ._hold import Hold
 from ._marshal import Marshaller
 from ._names import SegmentName
@@ -43,6 +49,7 @@ from ._repair import RepairReport, cut_tail
 from ._replay import LogContents, LogRecord, Replay
 from ._segments import segments_among, segments_from
 from ._stamp import find_stamps, stamp_reach
+from ._turns import PendingSave, Turns
 
 __all__ = ["MAX_RECORD_BYTES", "SEGMENT_SIZE", "WAL"]
 
@@ -52,12 +59,17 @@ SEGMENT_SIZE = 64_000_000
 MIN_SEGMENT_SIZE = 4096
 MAX_SEGMENT_SIZE = 2**62
 MAX_RECORD_BYTES = 10_000_000
+GROUP_BYTES = 4_000_000
+"""A group that has so many bytes is closed; a longer save is a group by itself."""
+
+_RECORD_OVERHEAD = PREFIX_BYTES + ALIGNMENT
+"""A record takes no more bytes than this besides its data."""
 
 _CRC, _METADATA, _STATE = RecordType.CRC.value, RecordType.METADATA.value, RecordType.STATE.value
 
 
 class _Known(NamedTuple):
-    """What the log knows of itself. All of it changes in one step, when a save is done."""
+    """What the log knows of itself. All of it changes in one step."""
 
     last_entry: int
     last_marker: int
@@ -78,8 +90,9 @@ class WAL:
     A write-ahead log, open for appending.
 
     Make one with ``WAL.create``, ``WAL.open`` or ``wal.read_wal``. All methods may be called from any thread;
-    saves take effect one after the other. A process forked from the one that opened it cannot use it. It is a
-    context manager that closes itself, and warns with ``ResourceWarning`` if it is dropped without.
+    saves take effect one after the other, and those that come at once share a sync. A process forked from the one that
+    opened it cannot use it. It is a context manager that closes itself, and warns with ``ResourceWarning`` if it is
+    dropped without.
 
     >>> with WAL.create("example") as log:
     ...     log.save(CommitState(1), [Entry(1, b"one"), Entry(2, b"two")])
@@ -103,6 +116,8 @@ class WAL:
         # the log must be read first.
         warn_if_slow()
         self._lock = threading.Lock()
+        self._turns = Turns()
+        self._queue: deque[PendingSave] = deque()
         self._hold = hold
         self._marshaller = marshaller
         self._registry = marshaller.registry
@@ -112,11 +127,13 @@ class WAL:
         self._save_marks = save_marks
         self._process = os.getpid()
         self._closed = False
+        self._ended = False
         self._released = False
         self._failure: BaseException | None = None
+        self._at_work = False
         self._encoder = encoder
         self._metadata = metadata
-        self._known = _Known(0, 0, self._registry.state.empty(), None)
+        self._known = self._promised = _Known(0, 0, self._registry.state.empty(), None)
         self._repaired: RepairReport | None = None
 
     # ------------------------------------------------------------------------------------------ make one
@@ -295,40 +312,44 @@ class WAL:
 
     def _begin_replay(self) -> Replay:
         self._check_process()
-        with self._lock:
-            self._check_open_locked()
+        self._check_open()
         return Replay(self._hold.fs, self.path, self._start, self._registry)
 
     def _end_replay(self, replay: Replay) -> None:
         if replay.tail is not None:
             raise replay.tail
-        with self._lock:
-            self._check_open_locked()
-            if self._encoder is not None:
-                return
-            _, file = self._hold.tail
-            size = file.size()
-            if size != aligned(size):
-                self._hold.fs.truncate(file.fd, aligned(size))
-            assert replay.end.crc is not None, "every segment begins with a CRC record"
-            self._metadata = replay.metadata or b""
-            self._known = _Known(replay.last_entry, replay.last_marker, replay.state, replay.state_data)
-            end = replay.end.offset
-            self._encoder = Encoder(
-                file,
-                offset=end,
-                crc=replay.end.crc,
-                save_marks=self._save_marks,
-                stamped=any(find_stamps(file.read(end, stamp_reach(end)), end)),
-            )
+        self._turns.take(self._begin_appending, replay)
+
+    def _begin_appending(self, replay: Replay) -> None:
+        self._check_open()
+        if self._encoder is not None:
+            return
+        _, file = self._hold.tail
+        size = file.size()
+        if size != aligned(size):
+            self._hold.fs.truncate(file.fd, aligned(size))
+        assert replay.end.crc is not None, "every segment begins with a CRC record"
+        self._metadata = replay.metadata or b""
+        self._known = _Known(replay.last_entry, replay.last_marker, replay.state, replay.state_data)
+        self._promised = self._known
+        end = replay.end.offset
+        self._encoder = Encoder(
+            file,
+            offset=end,
+            crc=replay.end.crc,
+            save_marks=self._save_marks,
+            stamped=any(find_stamps(file.read(end, stamp_reach(end)), end)),
+        )
 
     def _repair(self, torn: TornWriteError) -> None:
         """Cut the torn write that reading met, under the lock that is held anyway."""
-        with self._lock:
-            self._check_open_locked()
-            _, file = self._hold.tail
-            assert file.path == torn.path, "only the last segment can be torn"
-            self._repaired = cut_tail(file, torn.offset, torn.reason)
+        self._turns.take(self._cut_tail, torn)
+
+    def _cut_tail(self, torn: TornWriteError) -> None:
+        self._check_open()
+        _, file = self._hold.tail
+        assert file.path == torn.path, "only the last segment can be torn"
+        self._repaired = cut_tail(file, torn.offset, torn.reason)
 
     # --------------------------------------------------------------------------------------------- write
 
@@ -354,15 +375,36 @@ class WAL:
 
             Nothing has been written in each case but the last.
         """
-        self._save(state, entries)
+        self._submit(state, entries).wait()
 
-    def _save(
+    def submit(self, state: HardState | None, entries: Iterable[LogEntry] | None) -> PendingSave:
+        """
+        Begin a save, and leave it to ``wait()`` of what this returns to end it.
+
+        Saves take effect in the order of the calls of ``submit``. So threads that give out indexes under a lock of
+        their own need to hold it for this call only, and wait for the disk side by side::
+
+            with numbering:
+                index += 1
+                pending = log.submit(None, [Entry(index, data)])
+            pending.wait()
+
+        Args:
+            state: As for ``save``.
+            entries: As for ``save``; the first index is at most one more than the last one submitted.
+
+        Raises:
+            As ``save``, but for what goes wrong with the disk, which ``wait()`` raises.
+        """
+        return self._submit(state, entries)
+
+    def _submit(
         self,
         state: HardState | None,
         entries: Iterable[LogEntry] | None,
         check: Callable[[HardState], None] | None = None,
-    ) -> None:
-        """Save; ``check`` may refuse the state, with no other save in between."""
+    ) -> PendingSave:
+        """Submit a save; ``check`` may refuse the state, with no other save in between."""
         records, indexes = self._marshaller.entries(entries or ())
         state_data = None
         if state is not None:
@@ -372,20 +414,35 @@ class WAL:
             self._check_usable_locked()
             if check is not None and state is not None:
                 check(state)
-            known = self._known
+            promised = self._promised
             if indexes:
-                if not 0 < indexes[0] <= known.last_index + 1:
+                if not 0 < indexes[0] <= promised.last_index + 1:
                     raise IndexOrderError(
                         indexes[0],
-                        known.last_index + 1,
-                        f"entry {indexes[0]} must have an index from 1 to {known.last_index + 1}",
+                        promised.last_index + 1,
+                        f"entry {indexes[0]} must have an index from 1 to {promised.last_index + 1}",
                     )
-                known = known._replace(last_entry=indexes[-1])
+                promised = _Known(indexes[-1], *promised[1:])
             if state is not None and state_data is not None and self._is_news_locked(state_data, records):
                 records.append((_STATE, state_data))
-                known = known._replace(state=state, state_data=state_data)
-            if records:
-                self._finish_or_stop_locked(self._append_locked, records, known)
+                promised = promised._replace(state=state, state_data=state_data)
+            return self._queue_locked(records, promised)
+
+    def _queue_locked(self, records: list[Payload], promised: _Known) -> PendingSave:
+        if not records and self._queue:
+            return self._queue[-1]  # what is there already may still be on its way
+        save = PendingSave(self._wait_for, records, promised)
+        if records:
+            self._promised = promised
+            self._queue.append(save)
+        return save
+
+    def _wait_for(self, save: PendingSave) -> None:
+        if not save.finished:
+            self._check_process()
+            self._turns.until_finished(save, self._commit)
+        if save.failure is not None:
+            raise self._stopped(save.failure) from save.failure
 
     def save_entry(self, entries: Iterable[LogEntry]) -> None:
         """Append entries: ``save(None, entries)``."""
@@ -406,18 +463,18 @@ class WAL:
         Raises:
             As ``save``.
         """
-        self._save_snap(snapshot)
+        self._submit_snap(snapshot).wait()
 
-    def _save_snap(self, snapshot: Snapshot, check: Callable[[], None] | None = None) -> None:
-        """Save a marker; ``check`` may refuse it, with no other save in between."""
+    def _submit_snap(self, snapshot: Snapshot, check: Callable[[], None] | None = None) -> PendingSave:
+        """Submit a marker; ``check`` may refuse it, with no other save in between."""
         record, index = self._marshaller.snapshot(snapshot)
         self._check_process()
         with self._lock:
             self._check_usable_locked()
             if check is not None:
                 check()
-            known = self._known._replace(last_marker=max(self._known.last_marker, index))
-            self._finish_or_stop_locked(self._append_locked, [record], known)
+            promised = self._promised
+            return self._queue_locked([record], promised._replace(last_marker=max(promised.last_marker, index)))
 
     def sync(self) -> None:
         """
@@ -426,11 +483,15 @@ class WAL:
         Raises:
             NotReadError, WALClosedError, WALFailedError: As ``save``.
         """
-        self._check_process()
-        with self._lock:
-            encoder = self._check_usable_locked()
-            if not encoder.synced:
-                self._finish_or_stop_locked(encoder.sync)
+        self._check_usable()
+        self._turns.take(self._sync_all)
+
+    def _sync_all(self) -> None:
+        self._commit()
+        self._check_usable()
+        encoder = self._check_read()
+        if not encoder.synced:
+            self._finish_or_stop(encoder.sync)
 
     def release(self, snapshot: Snapshot) -> None:
         """
@@ -442,9 +503,11 @@ class WAL:
             WALClosedError: The log is closed.
         """
         self._check_process()
-        with self._lock:
-            self._check_open_locked()
-            self._hold.release(snapshot.index)
+        self._turns.take(self._release, snapshot.index)
+
+    def _release(self, index: int) -> None:
+        self._check_open()
+        self._hold.release(index)
 
     def close(self) -> None:
         """
@@ -464,21 +527,30 @@ class WAL:
             self._hold.abandon()
             return
         with self._lock:
-            try:
-                if not self._closed:
-                    self._closed = True
-                    if self._encoder is not None and self._failure is None:
-                        if not self._encoder.synced:
-                            self._finish_or_stop_locked(self._encoder.sync)
-                        self._stamp(self._encoder)
-            except BaseException:
-                with suppress(OSError):
-                    self._hold.close()
-                    self._released = True
-                raise
-            if not self._released:
-                self._hold.close()  # what is left of it, if an earlier call was interrupted
+            self._closed = True
+        self._turns.take(self._close)
+
+    def _close(self) -> None:
+        try:
+            if not self._ended:
+                self._end()
+        except BaseException:
+            self._ended = True
+            with suppress(OSError):
+                self._hold.close()
                 self._released = True
+            raise
+        if not self._released:
+            self._hold.close()  # what is left of it, if an earlier call was interrupted
+            self._released = True
+
+    def _end(self) -> None:
+        self._commit()
+        if self._encoder is not None and self._failure is None:
+            if not self._encoder.synced:
+                self._finish_or_stop(self._encoder.sync)
+            self._stamp(self._encoder)
+        self._ended = True
 
     def _stamp(self, encoder: Encoder) -> None:
         try:
@@ -503,42 +575,90 @@ class WAL:
         self._marshaller.snapshot(snapshot)
         self._check_usable()
 
-    def _finish_or_stop_locked(self, work: Callable[..., None], *arguments: Any) -> None:
+    # ------------------------------------------------------------------------------------- with the turn
+
+    def _commit(self, until: PendingSave | None = None) -> None:
+        """Write and sync what was submitted, group by group, until a save is done; by default all of them."""
+        if self._failure is not None or self._at_work:
+            self._stop(_INTERRUPTED)
+        while self._queue and not (until is not None and until.finished):
+            self._finish_or_stop(self._commit_group)
+
+    def _commit_next(self) -> bool:
+        """Take the turn and commit the next group, if there is one; tell whether there was."""
+        return self._turns.take(self._commit_one)
+
+    def _commit_one(self) -> bool:
+        if not self._queue:
+            return False
+        self._commit(self._queue[0])
+        return True
+
+    def _commit_group(self) -> None:
+        encoder = self._check_read()
+        if encoder.offset >= self._segment_size:
+            encoder = self._cut(encoder)
+        with self._lock:
+            group = self._next_group_locked(encoder.offset)
+        encoder.write([save.records for save in group])
+        if self._sync:
+            encoder.sync()
+        self._known = group[-1].known
+        for save in group:
+            save.finish()
+        with self._lock:
+            for _ in group:
+                self._queue.popleft()
+
+    def _next_group_locked(self, offset: int) -> list[PendingSave]:
+        """Return the next saves that begin in front of the segment's end, as if each were written by itself."""
+        group: list[PendingSave] = []
+        end = min(self._segment_size, offset + GROUP_BYTES)
+        for save in self._queue:
+            if group and offset >= end:
+                break
+            group.append(save)
+            offset += save.size + len(save.records) * _RECORD_OVERHEAD
+        return group
+
+    def _finish_or_stop(self, work: Callable[[], None]) -> None:
         """
         Do the work to its end, or stop the log for good.
 
-        It counts as stopped from before the first byte until after the last: wherever an error or an interrupt
-        leaves this, and however many of them, there is no moment at which a half-done save is forgotten.
+        ``_at_work`` says so from before the first byte until after the last: wherever an error or an interrupt leaves
+        this, and however many of them, whoever has the turn next sees that something was left half done.
         """
-        self._failure = _INTERRUPTED
+        self._at_work = True
         try:
-            work(*arguments)
-            self._failure = None
+            work()
+            self._at_work = False
         except OSError as error:
-            self._failure = error
+            self._stop(error)
             raise WALFailedError(
                 self.path, f"a write failed and the log has stopped ({error}); close and reopen it"
             ) from error
         except BaseException as error:
-            self._failure = error
+            self._stop(error)
             raise
 
-    def _append_locked(self, records: list[Payload], known: _Known) -> None:
-        encoder = self._check_read()
-        if encoder.offset >= self._segment_size:
-            encoder = self._cut_locked(encoder)
-        encoder.write(records)
-        if self._sync:
-            encoder.sync()
-        self._known = known
+    def _stop(self, failure: BaseException) -> None:
+        """Take no more saves, and let those that were submitted fail."""
+        if self._failure is None:
+            self._failure = failure
+        with self._lock:
+            for save in self._queue:
+                if not save.finished:
+                    save.finish(self._failure)
+            self._queue.clear()
+        self._at_work = False
 
     def _is_news_locked(self, state_data: bytes, records: list[Payload]) -> bool:
         """Tell whether a state must be written; an old one is by the Go original, too, if entries are."""
-        if self._known.state_data is None:
-            return state_data != self._known.state.marshal()
-        return state_data != self._known.state_data or bool(records)
+        if self._promised.state_data is None:
+            return state_data != self._promised.state.marshal()
+        return state_data != self._promised.state_data or bool(records)
 
-    def _cut_locked(self, encoder: Encoder) -> Encoder:
+    def _cut(self, encoder: Encoder) -> Encoder:
         """End the segment and begin the next one; or let it grow, if there is no name left for that."""
         name, file = self._hold.tail
         next_name = SegmentName(name.sequence + 1, self._known.last_index + 1)
@@ -561,19 +681,20 @@ class WAL:
 
     # -------------------------------------------------------------------------------------- check the log
 
-    def _check_usable_locked(self) -> Encoder:
-        self._check_open_locked()
+    def _check_usable_locked(self) -> None:
+        self._check_open()
         if self._failure is not None:
-            raise WALFailedError(
-                self.path, f"the log has stopped after a failure ({self._failure!r}); close and reopen it"
-            ) from self._failure
-        return self._check_read()
+            raise self._stopped(self._failure) from self._failure
+        self._check_read()
+
+    def _stopped(self, failure: BaseException) -> WALFailedError:
+        return WALFailedError(self.path, f"the log has stopped after a failure ({failure!r}); close and reopen it")
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:
             raise WALClosedError(f"{self.path} was opened by process {self._process}; a forked child cannot use it")
 
-    def _check_open_locked(self) -> None:
+    def _check_open(self) -> None:
         if self._closed:
             raise WALClosedError(f"{self.path} is closed")
 
@@ -622,11 +743,6 @@ class WAL:
         """The greater of the last entry's index and the greatest snapshot marker's; 0 if there is none of both."""
         self._check_read()
         return self._known.last_index
-
-    @property
-    def _last_marker(self) -> int:
-        """The greatest snapshot marker's index; 0 if there is none."""
-        return self._known.last_marker
 
     @property
     def repaired(self) -> RepairReport | None:

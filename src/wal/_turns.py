@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Turns: who comes while a group of saves is under way shares the next group.
+
+A sync takes about as long for a hundred saves as for one. So a save is submitted to a queue first, and whoever has
+the turn takes as much of the queue as fits, writes it by one call and makes it durable by one sync. There is no
+thread for that: the turn is taken by a thread that waits for a save of its own. Nobody waits for others to come;
+a save that finds nobody at work begins at once.
+
+The turn is a plain lock, so it cannot be lost, however its owner ends. Those who have to wait sleep at a gate of
+their own, not at the lock: a group wakes those whose saves it has done, and one more, who goes on with the next
+group. That one may be interrupted by a signal just then. So nobody sleeps for ever; who wakes up by himself looks
+whether the turn is free.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+__all__ = ["PendingSave", "Turns"]
+
+LONGEST_SLEEP_S = 1.0
+"""After so long a sleeper looks by himself. It matters only if the one who was woken for the turn was interrupted."""
+
+_T = TypeVar("_T")
+
+
+class PendingSave:
+    """
+    A save on its way to the disk; ``WAL.submit`` returns it.
+
+    It is done together with the saves around it, by whichever thread waits for one of them, saves, syncs or closes
+    the log. If nobody does, nothing happens.
+    """
+
+    __slots__ = ("_gate", "_wait_for", "failure", "finished", "known", "records", "size")
+
+    def __init__(self, wait_for: Callable[[PendingSave], None], records: list[tuple[int, bytes]], known: Any) -> None:
+        self.records = records
+        self.known = known
+        self.size = sum([len(data) for _, data in records])
+        self.finished = not records
+        self.failure: BaseException | None = None
+        self._wait_for = wait_for
+        self._gate: threading.Lock | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether ``wait`` would return, or raise, at once."""
+        return self.finished
+
+    def wait(self) -> None:
+        """
+        Wait until the save is done. Any thread may call this, also several, and again.
+
+        When this returns, the save is durable (with ``sync=False``: handed to the system). An interrupt ends the
+        waiting, not the save: it takes effect in its turn, as later ones may build on it.
+
+        Raises:
+            WALFailedError: It failed; the log has stopped.
+        """
+        self._wait_for(self)
+
+    def finish(self, failure: BaseException | None = None) -> None:
+        """Let those who wait for the save know its outcome."""
+        self.failure = failure
+        self.records = []
+        self.finished = True
+        if self._gate is not None:
+            _open(self._gate)
+
+    def __repr__(self) -> str:
+        return f"<PendingSave {'failed' if self.failure else 'done' if self.finished else 'pending'}>"
+
+
+class Turns:
+    """Lets one thread at a time work on the files of a log."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._asleep: deque[PendingSave] = deque()
+
+    def take(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        """Wait for the turn and do some work."""
+        try:
+            with self._turn:
+                return work(*arguments)
+        finally:
+            self._wake_next()
+
+    def until_finished(self, save: PendingSave, work: Callable[[PendingSave], None]) -> None:
+        """Wait until a save is finished, and do the work for it if nobody else is at work."""
+        while not save.finished:
+            if self._turn.locked():
+                self._sleep(save)
+            else:
+                self.take(work, save)
+        if save._gate is not None:
+            _open(save._gate)  # for the next one who waits for the same save
+
+    def _sleep(self, save: PendingSave) -> None:
+        gate = save._gate
+        if gate is None:
+            gate = threading.Lock()
+            gate.acquire()
+            save._gate = gate
+        self._asleep.append(save)
+        # Whoever has laid down the turn before we were in the line has not seen us; nor has a save's end.
+        if self._turn.locked() and not save.finished:
+            gate.acquire(timeout=LONGEST_SLEEP_S)
+
+    def _wake_next(self) -> None:
+        """Wake the first who sleeps and has something to do."""
+        while self._asleep:
+            with suppress(IndexError):  # another thread was faster
+                save = self._asleep.popleft()
+                if not save.finished:
+                    assert save._gate is not None
+                    _open(save._gate)
+                    return
+
+
+def _open(gate: threading.Lock) -> None:
+    with suppress(RuntimeError):  # it is open
+        gate.release()

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The same log for asyncio.
+
+>>> async def main():
+...     async with await AsyncWAL.create("async-example") as log:
+...         await asyncio.gather(*(log.save(None, [Entry(index, b"data")]) for index in range(1, 101)))
+...         return log.last_index
+>>> asyncio.run(main())
+100
+
+Thousands of tasks may save at once: one thread, which lives from the first save until ``close``, writes and syncs for
+all of them, one group at a time, while the event loop goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+from ._records import HardState, LogEntry, Snapshot
+from ._recovery import ReadWAL
+from ._recovery import read_wal as _read_wal
+from ._turns import PendingSave
+from ._wal import WAL
+
+__all__ = ["AsyncReadWAL", "AsyncWAL", "read_wal"]
+
+MAX_PENDING_BYTES = 16_000_000
+
+_T = TypeVar("_T")
+
+
+class AsyncWAL:
+    """
+    A write-ahead log, open for appending, whose methods do not block the event loop.
+
+    Saves take effect in the order in which ``save``, ``save_entry``, ``save_state`` and ``save_snap`` are *called*,
+    whatever the tasks that await them do meanwhile. Cancelling such a task ends the waiting, not the save: that is in
+    the log as a whole or, if the log stops, not at all. Other saves do not notice.
+
+    It belongs to the event loop in which it is first used, and its methods are called there. The underlying log may be
+    used by threads besides. It is an asynchronous context manager that closes the log.
+
+    Args:
+        log: A log that is ready for appending.
+        max_pending_bytes: While saves with so many bytes of data are on their way, further ones wait with their
+            entries as they are; those must not be changed before their save is done.
+    """
+
+    def __init__(self, log: WAL, *, max_pending_bytes: int = MAX_PENDING_BYTES) -> None:
+        if max_pending_bytes < 1:
+            raise ValueError(f"max_pending_bytes must be at least 1, not {max_pending_bytes}")
+        self._log = log
+        self._max_pending_bytes = max_pending_bytes
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="wal")
+        # Saves on their way, in their order, each with the future of who waits; and how many bytes they have.
+        self._pending: deque[tuple[PendingSave, asyncio.Future[None]]] = deque()
+        self._pending_bytes = 0
+        # Those that must wait before they are submitted.
+        self._held: deque[tuple[Callable[[], PendingSave], asyncio.Future[None]]] = deque()
+        self._all_submitted: asyncio.Future[None] | None = None
+        self._working = False
+        self._closing: asyncio.Future[None] | None = None
+
+    @classmethod
+    async def create(
+        cls,
+        path: str | os.PathLike[str],
+        metadata: bytes = b"",
+        *,
+        max_pending_bytes: int = MAX_PENDING_BYTES,
+        **options: Any,
+    ) -> Self:
+        """
+        Make a new log, ready for appending; see ``WAL.create``, also for what it raises.
+
+        When this returns, the empty log is durable. If it is cancelled, the log may have been made, and is closed.
+
+        Args:
+            path: As for ``WAL.create``.
+            metadata: As for ``WAL.create``.
+            max_pending_bytes: As for ``AsyncWAL``.
+            options: Those of ``WAL.create``.
+        """
+        making = asyncio.to_thread(WAL.create, path, metadata, **options)
+        return cls(await _or_close(making, WAL.close), max_pending_bytes=max_pending_bytes)
+
+    # --------------------------------------------------------------------------------------------- write
+
+    def save(self, state: HardState | None, entries: Iterable[LogEntry] | None) -> Coroutine[Any, Any, None]:
+        """
+        Append entries and the hard state, in this order, as one save; see ``WAL.save``.
+
+        The save begins when this is called. When the awaited call returns, it is durable.
+
+        Raises:
+            As ``WAL.save``, when awaited.
+        """
+        return self._begin(partial(self._log.submit, state, entries))
+
+    def save_entry(self, entries: Iterable[LogEntry]) -> Coroutine[Any, Any, None]:
+        """Append entries: ``save(None, entries)``."""
+        return self.save(None, entries)
+
+    def save_state(self, state: HardState) -> Coroutine[Any, Any, None]:
+        """Append the hard state: ``save(state, None)``."""
+        return self.save(state, None)
+
+    def save_snap(self, snapshot: Snapshot) -> Coroutine[Any, Any, None]:
+        """Append the marker of a snapshot; see ``WAL.save_snap``. It begins when this is called."""
+        return self._begin(partial(self._log._submit_snap, snapshot))
+
+    async def sync(self) -> None:
+        """Make every save that has begun durable; see ``WAL.sync``. It may wait for saves that begin meanwhile."""
+        await self._until_submitted()
+        await self._in_thread(self._log.sync)
+
+    async def release(self, snapshot: Snapshot) -> None:
+        """Give up the locks of segments that reading from ``snapshot`` on does not need; see ``WAL.release``."""
+        await self._in_thread(self._log.release, snapshot)
+
+    async def close(self) -> None:
+        """
+        End the saves that have begun, and close the log; see ``WAL.close``. A second call does nothing.
+
+        If this is cancelled, the log is closed all the same.
+        """
+        if self._closing is None:
+            self._bind()
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        await self._until_submitted()
+        try:
+            await self._in_thread(self._log.close)
+        finally:
+            self._thread.shutdown(wait=False)
+
+    def _begin(self, submit: Callable[[], PendingSave]) -> Coroutine[Any, Any, None]:
+        loop = self._loop
+        if loop is None or asyncio.get_running_loop() is not loop:
+            loop = self._bind()
+        future: asyncio.Future[None] = loop.create_future()
+        if self._held or self._pending_bytes >= self._max_pending_bytes:
+            self._held.append((submit, future))
+        else:
+            self._submit(submit, future)
+        return _wait(future)
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise RuntimeError(f"{self!r} belongs to another event loop")
+        return loop
+
+    def _submit(self, submit: Callable[[], PendingSave], future: asyncio.Future[None]) -> None:
+        try:
+            save = submit()
+        except Exception as error:
+            future.set_exception(error)
+            return
+        self._pending.append((save, future))
+        self._pending_bytes += save.size
+        self._start_work()
+
+    def _settle(self) -> None:
+        """In the event loop: tell of the saves that are done, and let others begin."""
+        while self._pending and self._pending[0][0].finished:
+            save, future = self._pending.popleft()
+            self._pending_bytes -= save.size
+            if future.done():
+                continue  # cancelled
+            if save.failure is None:
+                future.set_result(None)
+            else:
+                future.set_exception(self._log._stopped(save.failure))
+        while self._held and self._pending_bytes < self._max_pending_bytes:
+            submit, future = self._held.popleft()
+            self._submit(submit, future)
+        if self._all_submitted is not None and not self._held:
+            self._all_submitted.set_result(None)
+            self._all_submitted = None
+        if self._pending:
+            self._start_work()
+
+    def _start_work(self) -> None:
+        if not self._working:
+            self._working = True
+            self._thread.submit(self._work)
+
+    def _work(self) -> None:
+        """In the thread: write and sync what was submitted, until there is nothing left."""
+        assert self._loop is not None
+        with suppress(Exception):  # each save knows what has happened to it; or the loop is closed, and nobody waits
+            while self._log._commit_next():
+                self._loop.call_soon_threadsafe(self._settle)
+        # What is submitted from here on is seen by the settling.
+        self._working = False
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._settle)
+
+    async def _until_submitted(self) -> None:
+        """Wait until every save that has begun is in the log's own queue."""
+        if self._held:
+            if self._all_submitted is None:
+                self._all_submitted = self._bind().create_future()
+            await asyncio.shield(self._all_submitted)
+
+    async def _in_thread(self, call: Callable[..., _T], *arguments: Any) -> _T:
+        loop = self._bind()
+        self._log._check_open()  # the thread has gone if it is closed
+        return await loop.run_in_executor(self._thread, call, *arguments)
+
+    # ---------------------------------------------------------------------------------------- properties
+
+    @property
+    def log(self) -> WAL:
+        """The underlying log, with its properties. Those that change tell of the saves that are done."""
+        return self._log
+
+    @property
+    def last_index(self) -> int:
+        """As ``WAL.last_index``: that of the saves that are done."""
+        return self._log.last_index
+
+    def __repr__(self) -> str:
+        return f"<AsyncWAL {str(self._log.path)!r}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class AsyncReadWAL(NamedTuple):
+    """
+    A log that was read and is ready for appending.
+
+    Attributes:
+        wal: The log; close it.
+        metadata: The bytes given to ``create``.
+        state: The last hard state; the registered class's ``empty()`` if none was saved.
+        entries: The entries behind the snapshot, one after the other.
+    """
+
+    wal: AsyncWAL
+    metadata: bytes
+    state: HardState
+    entries: list[LogEntry]
+
+
+async def read_wal(
+    path: str | os.PathLike[str],
+    snapshot: Snapshot | None = None,
+    *,
+    max_pending_bytes: int = MAX_PENDING_BYTES,
+    **options: Any,
+) -> AsyncReadWAL:
+    """
+    Open a log, read it, and cut off a torn write at its end; see ``wal.read_wal``, also for what it raises.
+
+    When this returns, the log is ready for appending, and all that was read is durable. If it is cancelled, the log is
+    closed again.
+
+    Args:
+        path: The log's directory.
+        snapshot: As for ``wal.read_wal``.
+        max_pending_bytes: As for ``AsyncWAL``.
+        options: Those of ``wal.read_wal``.
+    """
+    reading = asyncio.to_thread(_read_wal, path, snapshot, **options)
+    opened = await _or_close(reading, _close)
+    log = AsyncWAL(opened.wal, max_pending_bytes=max_pending_bytes)
+    return AsyncReadWAL(log, opened.metadata, opened.state, opened.entries)
+
+
+def _close(opened: ReadWAL) -> None:
+    opened.wal.close()
+
+
+async def _wait(future: asyncio.Future[None]) -> None:
+    await future
+
+
+async def _or_close(opening: Awaitable[_T], close: Callable[[_T], None]) -> _T:
+    """Await what opens a log; if that is cancelled, close the log as soon as it is there."""
+    task = asyncio.ensure_future(opening)
+
+    def closing(task: asyncio.Future[_T]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            close(task.result())
+
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(closing)
+        raise
