@@ -60,13 +60,8 @@ ALL_TESTS = [
     "test_public_api",
     "test_marks",
     "test_memory",
-    "test_retention",
     "test_file_storage",
     "test_concurrency",
-    "test_torn_writes",
-    "test_damage",
-    "test_simulation",
-    "test_every_fault",
 ]
 
 

@@ -87,7 +87,10 @@ PUBLIC_ETCD = {"Entry", "HardState", "Snapshot", "registry"}
 PUBLIC_AIO = {"AsyncReadWAL", "AsyncWAL", "read_wal"}
 PUBLIC_TESTING = {"Crash", "SimulatedDisk", "StorageConformance"}
 
-OPTIONS = "registry=None, segment_size=64000000, sync=True, save_marks=True, max_record_bytes=10000000, fs=..."
+OPTIONS = (
+    "registry=None, segment_size=64000000, sync=True, save_marks=True, max_record_bytes=10000000,"
+    " zero_ahead_bytes=1048576, fs=..."
+)
 SIGNATURES = {
     "WAL.create": f"(path, metadata=b'', *, {OPTIONS})",
     "WAL.open": f"(path, snapshot=None, *, {OPTIONS})",

@@ -648,6 +648,7 @@ def test_a_cut_syncs_the_old_segment_and_the_new_head_before_the_save(path: Path
         ("open", f"{second}.tmp"),
         ("lock", f"{second}.tmp"),
         ("allocate", f"{second}.tmp"),
+        ("size", f"{second}.tmp"),
         ("pwrite", f"{second}.tmp"),
         ("fsync", f"{second}.tmp"),
         ("rename", f"{second}.tmp"),

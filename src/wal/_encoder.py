@@ -9,6 +9,11 @@ If ``write`` or ``sync`` raises, or is interrupted, the three may no longer agre
 must not be used again. Its owner sees to that.
 
 Between two lives of the log its end is marked by a stamp (see ``_stamp``), which the first save takes away.
+
+Space for a segment is reserved when it is made, but a block that was never written is not in use yet for the file
+system: the sync of the first write to it must change the file's block map too, in one more transaction. So from time
+to time a write goes on with zeros behind the frames, which the same sync makes durable. The next thousands of small
+saves are then written over them. Behind large saves it does not pay, since all they write would be written twice.
 """
 
 from __future__ import annotations
@@ -29,6 +34,9 @@ _logger = logging.getLogger("wal")
 
 SLOW_SYNC_S = 1.0
 """A sync that takes longer is logged; etcd warns from the same time on."""
+
+_SMALL = 32
+"""Zeros are written ahead if so many writes like the one at hand fit into them."""
 
 Payload = tuple[int, bytes]
 """A record's type and marshalled data."""
@@ -69,15 +77,23 @@ class Encoder:
     """
     Appends saves to one segment from ``offset`` on, where the CRC chain is ``crc`` and all is synced.
 
-    ``stamped`` says whether there is a stamp close behind.
+    Args:
+        zero_ahead: How far to write zeros ahead, in bytes, within the file; 0: not at all.
+        stamped: Whether there is a stamp close behind.
     """
 
-    def __init__(self, file: File, *, offset: int, crc: int, save_marks: bool, stamped: bool = False) -> None:
+    def __init__(
+        self, file: File, *, offset: int, crc: int, save_marks: bool, zero_ahead: int, stamped: bool = False
+    ) -> None:
         self.file = file
         self.offset = offset
         self.crc = crc
         self.synced = True
         self._save_marks = save_marks
+        self._zero_ahead = zero_ahead
+        self._zeroed = offset
+        """Up to here the blocks are in use."""
+        self._reserved = file.size() if zero_ahead else 0
         self._stamped = stamped
 
     def write(self, saves: Sequence[Sequence[Payload]]) -> None:
@@ -87,9 +103,16 @@ class Encoder:
         if self._stamped:
             self.file.write(bytes(stamp_reach(self.offset)), self.offset)
             self._stamped = False
-        self.file.write(data, self.offset)
-        self.offset += len(data)
+        end = self.offset + len(data)
+        self.file.write(self._with_zeros(data, end) if end > self._zeroed else data, self.offset)
+        self.offset = end
         self.crc = crc
+
+    def _with_zeros(self, data: bytes, end: int) -> bytes:
+        self._zeroed = end
+        if len(data) * _SMALL <= self._zero_ahead:
+            self._zeroed = max(end, min(end + self._zero_ahead, self._reserved))
+        return data + bytes(self._zeroed - end)
 
     def sync(self) -> None:
         """Make every save so far durable. When this returns, they survive a power cut."""

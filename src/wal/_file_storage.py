@@ -43,7 +43,7 @@ from ._recovery import ReadWAL, read_wal
 from ._repair import RepairReport
 from ._segments import exists
 from ._snapshotter import SnapshotData, Snapshotter
-from ._wal import MAX_RECORD_BYTES, SEGMENT_SIZE, WAL
+from ._wal import MAX_RECORD_BYTES, SEGMENT_SIZE, WAL, ZERO_AHEAD_BYTES
 
 __all__ = ["FileStorage", "Recovered", "Retention", "open_storage"]
 
@@ -303,6 +303,7 @@ def open_storage(
     sync: bool = True,
     save_marks: bool = True,
     max_record_bytes: int = MAX_RECORD_BYTES,
+    zero_ahead_bytes: int = ZERO_AHEAD_BYTES,
     fs: FileSystem = OPERATING_SYSTEM,
 ) -> tuple[FileStorage, Recovered]:
     """
@@ -319,6 +320,7 @@ def open_storage(
         sync: As for ``WAL.create``.
         save_marks: As for ``WAL.create``.
         max_record_bytes: As for ``WAL.create``.
+        zero_ahead_bytes: As for ``WAL.create``.
         fs: The file system to work on.
 
     Returns:
@@ -341,6 +343,7 @@ def open_storage(
         "sync": sync,
         "save_marks": save_marks,
         "max_record_bytes": max_record_bytes,
+        "zero_ahead_bytes": zero_ahead_bytes,
         "fs": fs,
     }
     if not exists(log_path, fs=fs):

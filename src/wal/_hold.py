@@ -90,7 +90,14 @@ class Hold:
                 self.fs.unlink(self.path / name)
 
     def begin_segment(
-        self, name: SegmentName, head: list[Payload], *, crc: int, segment_size: int, save_marks: bool
+        self,
+        name: SegmentName,
+        head: list[Payload],
+        *,
+        crc: int,
+        segment_size: int,
+        save_marks: bool,
+        zero_ahead: int,
     ) -> Encoder:
         """
         Make a segment with this head and take it as the new tail.
@@ -102,7 +109,7 @@ class Hold:
         try:
             self.fs.lock(file.fd)
             self.fs.allocate(file.fd, aligned(segment_size))
-            encoder = Encoder(file, offset=0, crc=crc, save_marks=save_marks)
+            encoder = Encoder(file, offset=0, crc=crc, save_marks=save_marks, zero_ahead=zero_ahead)
             encoder.write([head])
             self.fs.fsync(file.fd)
             encoder.synced = True

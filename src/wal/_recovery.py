@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ._errors import TornWriteError
 from ._files import OPERATING_SYSTEM, FileSystem
 from ._records import HardState, LogEntry, RecordRegistry, Snapshot
-from ._wal import MAX_RECORD_BYTES, SEGMENT_SIZE, WAL
+from ._wal import MAX_RECORD_BYTES, SEGMENT_SIZE, WAL, ZERO_AHEAD_BYTES
 
 __all__ = ["ReadWAL", "read_wal"]
 
@@ -40,6 +40,7 @@ def read_wal(
     sync: bool = True,
     save_marks: bool = True,
     max_record_bytes: int = MAX_RECORD_BYTES,
+    zero_ahead_bytes: int = ZERO_AHEAD_BYTES,
     fs: FileSystem = OPERATING_SYSTEM,
 ) -> ReadWAL:
     """
@@ -57,6 +58,7 @@ def read_wal(
         sync: As for ``WAL.create``.
         save_marks: As for ``WAL.create``.
         max_record_bytes: As for ``WAL.create``.
+        zero_ahead_bytes: As for ``WAL.create``.
         fs: The file system to work on.
 
     Raises:
@@ -74,6 +76,7 @@ def read_wal(
         sync=sync,
         save_marks=save_marks,
         max_record_bytes=max_record_bytes,
+        zero_ahead_bytes=zero_ahead_bytes,
         fs=fs,
     )
     try:
