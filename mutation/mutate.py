@@ -1,13 +1,15 @@
 """
 Change the library in one place at a time, and see whether its tests notice: ``python mutation/mutate.py [--number N]``.
 
-What is changed is what must never be wrong: framing, recovery and the writer. A change is noticed ("killed") if a
-test fails, or takes forever. The modules' own tests go first, then the rest of those that test the log. Without
-``--number`` all changes are tried, which takes hours; with it a sample, the same for the same ``--seed`` and source.
+What is changed is what must never be wrong: framing, recovery and the writer. The tests are run once first, to see
+which lines each of them goes through. A change is then shown to the tests of its line, the quick ones first, up to a
+minute of them for each. It is noticed ("killed") if one fails, or takes forever.
+
+Without ``--number`` all changes are tried, which takes hours; with it a sample, the same for the same ``--seed`` and source.
 Results are kept in ``.mutation``, so that an interrupted run goes on where it was.
 
-The tests run in processes of their own, on a copy of the package: the tests of interrupts and faults count steps of
-the interpreter and would not stand a tool that puts its own calls in between.
+The tests run in processes of their own, on a copy of the package: those of interrupts and faults count steps of the
+interpreter and would not stand a tool that puts its own calls in between.
 """
 
 from __future__ import annotations
@@ -22,88 +24,125 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from changes import Change, Source
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 KEPT = ROOT / ".mutation"
-MOST_SECONDS = 180
 
-OWN_TESTS = {
-    "_decoder": ["test_decoder"],
-    "_encoder": ["test_wal_save"],
-    "_frame": ["test_frame"],
-    "_hold": ["test_wal_create", "test_wal_locks"],
-    "_marks": ["test_marks"],
-    "_marshal": ["test_wal_save"],
-    "_recovery": ["test_repair"],
-    "_repair": ["test_repair"],
-    "_replay": ["test_reader"],
-    "_segments": ["test_wal_open", "test_reader"],
-    "_stamp": ["test_at_rest"],
-    "_wal": ["test_wal_save", "test_wal_open", "test_wal_create"],
-}
-ALL_TESTS = [
-    "test_wal_save",
-    "test_wal_open",
-    "test_wal_create",
-    "test_old_bugs",
-    "test_reader",
-    "test_decoder",
-    "test_repair",
-    "test_fixtures",
-    "test_wal_faults",
-    "test_at_rest",
-    "test_wal_locks",
-    "test_public_api",
-    "test_marks",
-    "test_memory",
-    "test_file_storage",
-    "test_concurrency",
-]
+MODULES = (
+    "_decoder",
+    "_encoder",
+    "_frame",
+    "_hold",
+    "_marks",
+    "_marshal",
+    "_recovery",
+    "_repair",
+    "_replay",
+    "_segments",
+    "_stamp",
+    "_turns",
+    "_wal",
+)
+TESTS = (
+    "at_rest",
+    "concurrency",
+    "decoder",
+    "file_storage",
+    "fixtures",
+    "frame",
+    "group_commit",
+    "marks",
+    "memory",
+    "old_bugs",
+    "reader",
+    "repair",
+    "retention",
+    "torn_writes",
+    "wal_create",
+    "wal_faults",
+    "wal_locks",
+    "wal_open",
+    "wal_save",
+    "zero_ahead",
+)
+SECONDS_OF_TESTS = 60
+MOST_SECONDS = 5 * SECONDS_OF_TESTS
+FIRST_TESTS = 40
+
+Measured = dict[str, tuple[float, dict[str, list[int]]]]
+PYTEST = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
 
 
 class Tree:
     """A copy of the package, to be changed."""
 
-    def __init__(self, number: int) -> None:
-        self._path = KEPT / f"tree-{number}"
-        shutil.rmtree(self._path, ignore_errors=True)
-        shutil.copytree(ROOT / "src", self._path, ignore=shutil.ignore_patterns("__pycache__"))
+    def __init__(self, name: str) -> None:
+        self.path = KEPT / name
+        shutil.rmtree(self.path, ignore_errors=True)
+        shutil.copytree(ROOT / "src", self.path, ignore=shutil.ignore_patterns("__pycache__"))
 
-    def killer(self, source: Source, change: Change) -> str:
+    def measure(self) -> Measured:
+        """Run all tests, and return for each how long it took and through which lines it went."""
+        result = KEPT / "measured.json"
+        subprocess.run(
+            [*PYTEST, "-p", "measuring", *(f"tests/test_{name}.py" for name in TESTS)],
+            cwd=ROOT,
+            env=self._environment(MEASURED=str(result), PACKAGE=str(self.path / "wal")),
+            check=False,  # some do not stand being measured
+        )
+        measured: Measured = json.loads(result.read_text())
+        return measured
+
+    def killer(self, source: Source, change: Change, tests: list[str]) -> str:
         """The test that notices a change; empty if none does."""
-        module = self._path / "wal" / f"{change.module}.py"
+        module = self.path / "wal" / f"{change.module}.py"
         module.write_bytes(source.changed(change))
         try:
-            own = OWN_TESTS[change.module]
-            return self._failure(own) or self._failure([name for name in ALL_TESTS if name not in own])
+            return self._failure(tests[:FIRST_TESTS]) or self._failure(tests[FIRST_TESTS:])
         finally:
             module.write_bytes(source.text)
 
     def _failure(self, tests: list[str]) -> str:
-        command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-        for name in tests:
-            with subprocess.Popen(
-                [*command, f"tests/{name}.py"],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(self._path)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            ) as run:
-                try:
-                    output, _ = run.communicate(timeout=MOST_SECONDS)
-                except subprocess.TimeoutExpired:
-                    os.killpg(run.pid, signal.SIGKILL)
-                    return f"{name}, which did not end"
-            if run.returncode:
-                failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
-                return failed[0] if failed else name
-        return ""
+        if not tests:
+            return ""
+        arguments = self.path / "tests.txt"
+        arguments.write_text("\n".join(tests))
+        with subprocess.Popen(
+            [*PYTEST, "-x", f"@{arguments}"],
+            cwd=ROOT,
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as run:
+            try:
+                output, _ = run.communicate(timeout=MOST_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(run.pid, signal.SIGKILL)
+                return "a test that did not end"
+        failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return "" if run.returncode == 0 else failed[0] if failed else output[-200:]
+
+    def _environment(self, **more: str) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": os.pathsep.join([str(self.path), str(HERE)]), **more}
+
+
+def tests_of(measured: Measured, change: Change, line: int) -> Iterator[str]:
+    """Yield the tests that go through a line, the quick ones first."""
+    left = float(SECONDS_OF_TESTS)
+    for test, (seconds, lines) in sorted(measured.items(), key=lambda item: item[1][0]):
+        if line in lines.get(change.module, ()):
+            yield test
+            left -= seconds
+            if left < 0:
+                return
 
 
 def main() -> None:
@@ -113,13 +152,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
 
-    sources = {name: Source(name, (ROOT / "src" / "wal" / f"{name}.py").read_bytes()) for name in OWN_TESTS}
+    sources = {name: Source(name, (ROOT / "src" / "wal" / f"{name}.py").read_bytes()) for name in MODULES}
     changes = [change for source in sources.values() for change in source.changes()]
     print(f"{len(changes)} changes are possible.", flush=True)
     random.Random(options.seed).shuffle(changes)
     chosen = changes[: options.number]
 
     KEPT.mkdir(exist_ok=True)
+    measured = Tree("measured").measure()
     texts = hashlib.sha256(b"".join(source.text for source in sources.values())).hexdigest()[:16]
     results = KEPT / f"{texts}.jsonl"
     known: dict[Change, str] = {}
@@ -131,16 +171,17 @@ def main() -> None:
             todo.put(change)
 
     def work(number: int) -> None:
-        tree = Tree(number)
+        tree = Tree(f"tree-{number}")
         while True:
             try:
                 change = todo.get_nowait()
             except Empty:
                 return
-            known[change] = tree.killer(sources[change.module], change)
+            source = sources[change.module]
+            known[change] = tree.killer(source, change, list(tests_of(measured, change, source.line(change.start))))
             with results.open("a") as file:
                 file.write(json.dumps([change, known[change]]) + "\n")
-            print("s" if not known[change] else ".", end="", flush=True)
+            print("." if known[change] else "s", end="", flush=True)
 
     workers = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(options.jobs)]
     for worker in workers:

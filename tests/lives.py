@@ -647,7 +647,8 @@ DAMAGED = Path("snap/00000000000000ff.snap")
 def tear(path: Path, account: Account) -> None:
     """Let the disk fill up in the middle of a save; the next one finds a torn write."""
     fs = Disk()
-    log = wal.read_wal(path / "wal", SnapshotMarker(account.kept) if account.kept else None, fs=fs).wal
+    newest = SnapshotMarker(account.kept) if account.kept else None
+    log = wal.read_wal(path / "wal", newest, zero_ahead_bytes=0, fs=fs).wal
     fs.fail("pwrite", number=2, taken=lambda size: size // 2)  # the first one takes the stamp away
     fs.fail("pwrite", number=3, error=28)
     with log, pytest.raises(wal.WALFailedError):
