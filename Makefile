@@ -33,7 +33,7 @@ torture: $(VENV)/.dev  ## Crash, tear, damage, fail and race at length. EFFORT=d
 fuzz: $(VENV)/.dev  ## Fuzz each target for SECONDS=60.
 	$(BIN)/python fuzz/run.py --seconds $(or $(SECONDS),60)
 
-mutants: $(VENV)/.test  ## Change framing, recovery and writer in NUMBER=400 places, one at a time: do tests notice? Takes hours.
+mutants: $(VENV)/.dev  ## Change framing, recovery and writer in NUMBER=400 places, one at a time: do tests notice? Takes hours.
 	$(BIN)/python mutation/mutate.py --number $(or $(NUMBER),400)
 
 tests-on:  ## Run the tests alone on another Python: make tests-on PYTHON=python3.12

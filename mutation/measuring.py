@@ -50,11 +50,11 @@ class Measuring:
         data = self._coverage.get_data()
         lines: dict[str, dict[str, list[int]]] = defaultdict(dict)
         for file in data.measured_files():
-            for line, tests in data.contexts_by_lineno(file).items():
-                for test in tests:
+            for line, through in data.contexts_by_lineno(file).items():
+                for test in through:
                     lines[test].setdefault(Path(file).stem, []).append(line)
-        tests = {test: [seconds, lines[test]] for test, seconds in self._seconds.items() if test not in self._failed}
-        self._result.write_text(json.dumps(tests))
+        passed = self._seconds.keys() - self._failed
+        self._result.write_text(json.dumps({test: [self._seconds[test], lines[test]] for test in sorted(passed)}))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -5,8 +5,8 @@ What is changed is what must never be wrong: framing, recovery and the writer. T
 which lines each of them goes through. A change is then shown to the tests of its line, the quick ones first, up to a
 minute of them for each. It is noticed ("killed") if one fails, or takes forever.
 
-Without ``--number`` all changes are tried, which takes hours; with it a sample, the same for the same ``--seed`` and source.
-Results are kept in ``.mutation``, so that an interrupted run goes on where it was.
+Without ``--number`` all changes are tried, which takes hours; with it a sample, the same for the same ``--seed`` and
+source. Results are kept in ``.mutation``, so that an interrupted run goes on where it was.
 
 The tests run in processes of their own, on a copy of the package: those of interrupts and faults count steps of the
 interpreter and would not stand a tool that puts its own calls in between.
