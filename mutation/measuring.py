@@ -25,7 +25,7 @@ class Measuring:
     def __init__(self, result: Path, package: Path) -> None:
         self._result = result
         self._package = package
-        self._coverage = coverage.Coverage(data_file=None, include=[f"{package}/*"])
+        self._coverage = coverage.Coverage(data_file=None, config_file=False, include=[f"{package}/*"])
         self._seconds: dict[str, float] = {}
         self._failed: set[str] = set()
 

@@ -97,6 +97,8 @@ class Tree:
             check=False,  # some do not stand being measured
         )
         measured: Measured = json.loads(result.read_text())
+        if not measured:
+            sys.exit("No test could be measured.")
         return measured
 
     def killer(self, source: Source, change: Change, tests: list[str]) -> str:
