@@ -32,12 +32,13 @@ KEPT = ROOT / ".mutation"
 MOST_SECONDS = 180
 
 OWN_TESTS = {
+    "_codec": ["test_codec"],
     "_decoder": ["test_decoder"],
     "_encoder": ["test_wal_save"],
     "_frame": ["test_frame"],
     "_hold": ["test_wal_create", "test_wal_locks"],
     "_marks": ["test_marks"],
-    "_marshal": ["test_wal_save"],
+    "_marshal": ["test_codec", "test_wal_save"],
     "_recovery": ["test_repair"],
     "_repair": ["test_repair"],
     "_replay": ["test_reader"],

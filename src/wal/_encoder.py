@@ -17,42 +17,16 @@ import logging
 import time
 from collections.abc import Sequence
 
-from ._crc32c import extend
+from ._codec import Payload, encode_group
 from ._files import File
-from ._frame import RecordType, encode_frame
-from ._marks import CODES, Mark, marks_of_save
 from ._stamp import Stamp, encode_stamp, stamp_offset, stamp_reach
 
-__all__ = ["Encoder", "encode_save"]
+__all__ = ["Encoder", "Payload"]
 
 _logger = logging.getLogger("wal")
 
 SLOW_SYNC_S = 1.0
 """A sync that takes longer is logged; etcd warns from the same time on."""
-
-Payload = tuple[int, bytes]
-"""A record's type and marshalled data."""
-
-_CRC = RecordType.CRC.value
-
-
-def encode_save(records: Sequence[Payload], crc: int, *, synced: bool, save_marks: bool) -> tuple[bytes, int]:
-    """
-    Return the frames of one save, and the CRC chain after them.
-
-    Args:
-        records: At least one record; a CRC record has no data and is given the chain so far.
-        crc: The chain before the save.
-        synced: Whether all earlier bytes of the segment are on stable storage.
-        save_marks: Whether to mark the frames (see ``_marks``) or to write what the Go original does.
-    """
-    marks = marks_of_save(len(records), synced=synced) if save_marks else [Mark.NONE] * len(records)
-    frames = []
-    for (type, data), mark in zip(records, marks, strict=True):
-        if type != _CRC:
-            crc = extend(crc, data)
-        frames.append(encode_frame(type, crc, data, CODES[type][mark]))
-    return b"".join(frames), crc
 
 
 class Encoder:
@@ -72,7 +46,7 @@ class Encoder:
 
     def write(self, records: Sequence[Payload]) -> None:
         """Hand one save to the system. When this returns, it survives the process, but not yet the machine."""
-        data, crc = encode_save(records, self.crc, synced=self.synced, save_marks=self._save_marks)
+        data, crc = encode_group((records,), self.crc, synced=self.synced, save_marks=self._save_marks)
         self.synced = False
         if self._stamped:
             self.file.write(bytes(stamp_reach(self.offset)), self.offset)

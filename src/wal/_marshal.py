@@ -11,10 +11,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 
-from ._encoder import Payload
+from ._codec import ANY_INDEX, END, Payload, marshal_entries
 from ._errors import EntryTooLargeError, IndexOrderError, RecordTypeError
 from ._frame import RecordType
-from ._records import DEFAULT_REGISTRY, HardState, LogEntry, Record, RecordRegistry, Snapshot
+from ._records import DEFAULT_REGISTRY, Entry, HardState, LogEntry, Record, RecordRegistry, Snapshot
 
 __all__ = ["Marshaller"]
 
@@ -36,6 +36,7 @@ class Marshaller:
             raise ValueError(f"max_record_bytes must be at least 1, not {max_record_bytes}")
         self.registry = (registry or DEFAULT_REGISTRY).copy()
         self._max_record_bytes = max_record_bytes
+        self._canonical = self.registry.entry is Entry
 
     def metadata(self, metadata: object) -> bytes:
         """Return the log's metadata as bytes."""
@@ -44,23 +45,27 @@ class Marshaller:
     def entries(self, entries: Iterable[LogEntry]) -> tuple[list[Payload], range]:
         """Return the payloads of entries with consecutive indexes, and those indexes."""
         records: list[Payload] = []
-        first = 0
-        for entry in entries:
+        rest = iter(entries)
+        expected = ANY_INDEX
+        while True:
+            if self._canonical:
+                entry, expected = marshal_entries(rest, records, expected, self._max_record_bytes)
+            else:
+                entry = next(rest, END)
+            if entry is END:
+                return records, range(expected - len(records), expected) if records else range(0)
             data = self._payload(entry, self.registry.entry)
             index = _index(entry)
-            if not records:
-                first = index
-            elif index != first + len(records):
-                expected = first + len(records)
+            if records and index != expected:
                 raise IndexOrderError(
                     index, expected, f"entry {index} follows entry {expected - 1}; indexes of a save are consecutive"
                 )
-            records.append((_ENTRY, data))
             if index > _MAX_INDEX:
                 raise IndexOrderError(
                     index, _MAX_INDEX, f"entry {index} is beyond the last possible index, {_MAX_INDEX}"
                 )
-        return records, range(first, first + len(records))
+            records.append((_ENTRY, data))
+            expected = index + 1
 
     def state(self, state: HardState) -> tuple[HardState, bytes]:
         """Return a copy of the state, which its owner cannot change, and its bytes."""
@@ -84,7 +89,7 @@ class Marshaller:
         return record
 
     def _payload(self, record: Record, cls: type[Record]) -> bytes:
-        if not isinstance(record, cls):
+        if type(record) is not cls and not isinstance(record, cls):  # asking an abstract class takes long
             raise RecordTypeError(
                 f"{record!r:.80} is a {type(record).__qualname__}; this log's registry has {cls.__qualname__}"
             )
