@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import wal
-from wal._codec import Payload, encode_group
+from wal._codec import encode_group
 from wal._crc32c import extend
-from wal._frame import RecordType, encode_frame
+from wal._frame import Payload, RecordType, encode_frame
 from wal._marks import CODES, Mark, marks_of_save
 from wal._marshal import Marshaller
 

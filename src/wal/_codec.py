@@ -15,23 +15,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain
 
 from ._crc32c import extend
-from ._frame import RecordType, encode_frame, frame_edges
+from ._frame import Payload, RecordType, encode_frame, frame_edges
 from ._marks import CODES, Mark, marks_of_save
 from ._protobuf import varint
 from ._records import Entry, LogEntry
 
-__all__ = ["ANY_INDEX", "END", "Payload", "encode_group", "marshal_entries"]
-
-Payload = tuple[int, bytes]
-"""A record's type and marshalled data."""
+__all__ = ["encode_group", "marshal_entries"]
 
 # ------------------------------------------------------------------------------------------------- marshal
-
-END = Entry(0)
-"""What ``marshal_entries`` returns if there are no more entries."""
-
-ANY_INDEX = -1
-"""The index that is expected of a first entry."""
 
 _ENTRY = RecordType.ENTRY.value
 _KEPT_LENGTHS = 4096  # what goes with longer data is not kept, since copying and checksums take most of the time then
@@ -51,22 +42,22 @@ _INDEX_BEGINS = [bytes((0x08, digit | 0x80)) for digit in range(0x80)]
 
 
 def marshal_entries(
-    entries: Iterator[LogEntry], records: list[Payload], expected: int, max_record_bytes: int
-) -> tuple[LogEntry, int]:
+    entries: Iterator[LogEntry], records: list[Payload], expected: int | None, max_record_bytes: int
+) -> tuple[list[LogEntry], int | None]:
     """
     Append the payloads of entries as long as each is a canonical ``Entry`` with the expected index.
 
-    Canonical is what ``Entry.marshal`` is known to take, of no subclass in any field, small enough, and with an
-    index from 128 on, which has two digits at least.
+    Canonical is what ``Entry.marshal`` takes, of no subclass in any field, small, and with an index from 128 on,
+    which has two digits at least.
 
     Args:
         entries: They are taken from it one by one.
         records: The payloads so far.
-        expected: The index of the next entry, or ``ANY_INDEX``.
+        expected: The index of the next entry; ``None`` for any.
         max_record_bytes: The longest payload.
 
     Returns:
-        The entry that is not canonical, or ``END``, and the index that is expected of it.
+        The entry that is not canonical, if it did not come to the end, and the index that is expected next.
     """
     append = records.append
     longest = min(_KEPT_LENGTHS, max_record_bytes - 32)  # less than 32 bytes stand before the data
@@ -74,24 +65,24 @@ def marshal_entries(
     prefix: bytes | None = None
     for entry in entries:
         if type(entry) is not Entry:
-            return entry, expected
+            return [entry], expected
         index, data, its_kind = entry.index, entry.data, entry.type
         if (
             type(index) is not int
-            or expected not in (index, ANY_INDEX)
+            or expected not in (index, None)
             or type(data) is not bytes
             or type(its_kind) is not int
         ):
-            return entry, expected
+            return [entry], expected
         if prefix is None or len(data) != length or index >> 7 != high or its_kind != kind:
             # The same for entries of equal length and type whose indexes differ in the lowest digit alone.
             high, kind, length = index >> 7, its_kind, len(data)
             if not 0 < high < 2**56 or not 0 <= kind < 128 or length > longest:
-                return entry, expected
+                return [entry], expected
             prefix = _middle(high, kind) + _LENGTH_FIELDS[length]
         append((_ENTRY, _INDEX_BEGINS[index & 0x7F] + prefix + data))
         expected = index + 1
-    return END, expected
+    return [], expected
 
 
 @functools.lru_cache(64)

@@ -17,8 +17,9 @@ import logging
 import time
 from collections.abc import Sequence
 
-from ._codec import Payload, encode_group
+from ._codec import encode_group
 from ._files import File
+from ._frame import Payload
 from ._stamp import Stamp, encode_stamp, stamp_offset, stamp_reach
 
 __all__ = ["Encoder", "Payload"]

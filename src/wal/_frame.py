@@ -38,6 +38,7 @@ __all__ = [
     "ALIGNMENT",
     "HEADER",
     "PREFIX_BYTES",
+    "Payload",
     "RecordType",
     "aligned",
     "encode_frame",
@@ -56,6 +57,9 @@ class RecordType(IntEnum):
     CRC = 4
     SNAPSHOT = 5
 
+
+Payload = tuple[int, bytes]
+"""A record's type and marshalled data."""
 
 ALIGNMENT = 8
 HEADER = struct.Struct("<Q")

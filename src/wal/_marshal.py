@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from itertools import islice
 
-from ._codec import ANY_INDEX, END, Payload, marshal_entries
+from ._codec import marshal_entries
 from ._errors import EntryTooLargeError, IndexOrderError, RecordTypeError
-from ._frame import RecordType
+from ._frame import Payload, RecordType
 from ._records import DEFAULT_REGISTRY, Entry, HardState, LogEntry, Record, RecordRegistry, Snapshot
 
 __all__ = ["Marshaller"]
@@ -46,17 +47,19 @@ class Marshaller:
         """Return the payloads of entries with consecutive indexes, and those indexes."""
         records: list[Payload] = []
         rest = iter(entries)
-        expected = ANY_INDEX
+        expected: int | None = None
         while True:
             if self._canonical:
-                entry, expected = marshal_entries(rest, records, expected, self._max_record_bytes)
+                odd, expected = marshal_entries(rest, records, expected, self._max_record_bytes)
             else:
-                entry = next(rest, END)
-            if entry is END:
-                return records, range(expected - len(records), expected) if records else range(0)
+                odd = list(islice(rest, 1))
+            if not odd:
+                stop = expected or 0
+                return records, range(stop - len(records), stop)
+            (entry,) = odd
             data = self._payload(entry, self.registry.entry)
             index = _index(entry)
-            if records and index != expected:
+            if expected is not None and index != expected:
                 raise IndexOrderError(
                     index, expected, f"entry {index} follows entry {expected - 1}; indexes of a save are consecutive"
                 )
