@@ -35,6 +35,7 @@ ROOT = HERE.parent
 KEPT = ROOT / ".mutation"
 
 MODULES = (
+    "_codec",
     "_decoder",
     "_encoder",
     "_frame",

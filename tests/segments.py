@@ -13,9 +13,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
+from wal._codec import encode_group
 from wal._crc32c import extend
 from wal._decoder import Frame, Position, SegmentDecoder
-from wal._encoder import encode_save
 from wal._frame import HEADER, RecordType, encode_frame, frame_bytes
 from wal._marks import Damage, Verdict
 from wal._names import SegmentName
@@ -106,7 +106,7 @@ def segment_of(
     for group in ([head], *groups):
         starts.append(len(data))
         for number, save in enumerate(group):
-            frames, crc = encode_save(save, crc, synced=number == 0, save_marks=save_marks)
+            frames, crc = encode_group([save], crc, synced=number == 0, save_marks=save_marks)
             saves.append(list(_frames(save, frames, len(data))))
             data += frames
             ends.append(len(data))

@@ -150,7 +150,7 @@ def test_what_a_writer_marks_fits(groups: list[list[int]]) -> None:
     before: Mark | None = None
     for group in groups:
         for number, count in enumerate(group):
-            for mark in marks_of_save(count, synced=number == 0):
+            for mark in map(Mark, marks_of_save(count, synced=number == 0)):
                 assert fits(mark, before)
                 before = mark
             assert before is not None

@@ -24,7 +24,8 @@ import wal
 from crashes import TOP, Watch
 from logs import SMALL
 from wal import CommitState, Entry, SnapshotMarker
-from wal._encoder import Encoder, encode_save
+from wal._codec import encode_group
+from wal._encoder import Encoder
 from wal._files import CREATE, File, FileSystem, sync_directory
 from wal._hold import Hold
 from wal.testing import SimulatedDisk
@@ -430,7 +431,7 @@ def writes_as_if_synced(self: Encoder, saves: Any) -> None:
 def writes_a_group_as_if_each_was_synced(self: Encoder, saves: Any) -> None:
     frames, crc = b"", self.crc
     for save in saves:
-        data, crc = encode_save(save, crc, synced=True, save_marks=True)
+        data, crc = encode_group([save], crc, synced=True, save_marks=True)
         frames += data
     self.synced = False
     self.file.write(frames, self.offset)

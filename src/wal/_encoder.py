@@ -22,13 +22,12 @@ import logging
 import time
 from collections.abc import Sequence
 
-from ._crc32c import extend
+from ._codec import encode_group
 from ._files import File
-from ._frame import RecordType, encode_frame
-from ._marks import CODES, Mark, marks_of_save
+from ._frame import Payload
 from ._stamp import Stamp, encode_stamp, stamp_offset, stamp_reach
 
-__all__ = ["Encoder", "encode_save"]
+__all__ = ["Encoder"]
 
 _logger = logging.getLogger("wal")
 
@@ -37,40 +36,6 @@ SLOW_SYNC_S = 1.0
 
 _SMALL = 32
 """Zeros are written ahead if so many writes like the one at hand fit into them."""
-
-Payload = tuple[int, bytes]
-"""A record's type and marshalled data."""
-
-_CRC = RecordType.CRC.value
-
-
-def encode_save(records: Sequence[Payload], crc: int, *, synced: bool, save_marks: bool) -> tuple[bytes, int]:
-    """
-    Return the frames of one save, and the CRC chain after them.
-
-    Args:
-        records: At least one record; a CRC record has no data and is given the chain so far.
-        crc: The chain before the save.
-        synced: Whether all earlier bytes of the segment are on stable storage.
-        save_marks: Whether to mark the frames (see ``_marks``) or to write what the Go original does.
-    """
-    marks = marks_of_save(len(records), synced=synced) if save_marks else [Mark.NONE] * len(records)
-    frames = []
-    for (type, data), mark in zip(records, marks, strict=True):
-        if type != _CRC:
-            crc = extend(crc, data)
-        frames.append(encode_frame(type, crc, data, CODES[type][mark]))
-    return b"".join(frames), crc
-
-
-def encode_group(saves: Sequence[Sequence[Payload]], crc: int, *, synced: bool, save_marks: bool) -> tuple[bytes, int]:
-    """Return the frames of a group of saves, and the CRC chain after them."""
-    parts = []
-    for save in saves:
-        data, crc = encode_save(save, crc, synced=synced, save_marks=save_marks)
-        parts.append(data)
-        synced = False
-    return b"".join(parts), crc
 
 
 class Encoder:

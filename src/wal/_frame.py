@@ -38,10 +38,12 @@ __all__ = [
     "ALIGNMENT",
     "HEADER",
     "PREFIX_BYTES",
+    "Payload",
     "RecordType",
     "aligned",
     "encode_frame",
     "frame_bytes",
+    "frame_edges",
     "parse_record",
 ]
 
@@ -56,6 +58,9 @@ class RecordType(IntEnum):
     SNAPSHOT = 5
 
 
+Payload = tuple[int, bytes]
+"""A record's type and marshalled data."""
+
 ALIGNMENT = 8
 HEADER = struct.Struct("<Q")
 assert HEADER.size == ALIGNMENT
@@ -67,6 +72,7 @@ MAX_RECORD_BYTES = 2**56 - 1
 
 _TAG_TYPE, _TAG_CRC, _TAG_DATA = 0x08, 0x10, 0x1A
 _CRC = RecordType.CRC.value
+_PADDINGS = [bytes(length) for length in range(ALIGNMENT)]
 
 
 def aligned(size: int) -> int:
@@ -85,10 +91,15 @@ def encode_frame(type: int, crc: int, data: bytes, mark_code: int) -> bytes:
         record += b"\x10" + varint(crc)
     if data:
         record += b"\x1a" + varint(len(data))
-    size = len(record) + len(data)
+    header, padding = frame_edges(len(record) + len(data), mark_code)
+    return b"".join((header, record, data, padding))
+
+
+def frame_edges(size: int, mark_code: int) -> tuple[bytes, bytes]:
+    """Return what stands in front of a record of ``size`` bytes, and the padding behind it."""
     padding = -size % ALIGNMENT
     top = mark_code << 3 | (0x80 | padding if padding else 0)
-    return b"".join((HEADER.pack(top << 56 | size), record, data, b"\0" * padding))
+    return HEADER.pack(top << 56 | size), _PADDINGS[padding]
 
 
 def frame_bytes(header: int) -> int:

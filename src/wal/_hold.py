@@ -12,10 +12,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from ._encoder import Encoder, Payload
+from ._encoder import Encoder
 from ._errors import WALLockedError, WALNotFoundError
 from ._files import CREATE, READ_WRITE, File, FileSystem, open_directory
-from ._frame import aligned
+from ._frame import Payload, aligned
 from ._names import SegmentName, is_temporary, select
 
 __all__ = ["Hold"]

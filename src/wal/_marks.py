@@ -95,11 +95,11 @@ _CODES = {
 _EVEN_TYPES = (RecordType.STATE, RecordType.SNAPSHOT)  # an even number of ones
 
 
-def _codes(type: int) -> dict[Mark, int]:
-    return {mark: codes[type in _EVEN_TYPES] for mark, codes in _CODES.items()}
+def _codes(type: int) -> dict[int, int]:
+    return {mark.value: codes[type in _EVEN_TYPES] for mark, codes in _CODES.items()}
 
 
-CODES: dict[int, dict[Mark, int]] = {type.value: _codes(type) for type in RecordType}
+CODES: dict[int, dict[int, int]] = {type.value: _codes(type) for type in RecordType}
 """The four bits of each mark, by record type."""
 
 _MARKS = {
@@ -114,11 +114,11 @@ def mark_of(type: int, header: int) -> int:
     return _MARKS.get(type, _UNKNOWN_TYPE)[header >> 59 & 15]
 
 
-def marks_of_save(count: int, *, synced: bool) -> list[Mark]:
+def marks_of_save(count: int, *, synced: bool) -> list[int]:
     """Return the marks of a save of ``count`` records; ``synced``: all earlier bytes of the segment are synced."""
     if count == 1:
-        return [Mark.ONLY if synced else Mark.LAST]
-    return [Mark.FIRST if synced else Mark.MORE, *[Mark.MORE] * (count - 2), Mark.LAST]
+        return [_ONLY if synced else _LAST]
+    return [_FIRST if synced else _MORE, *[_MORE] * (count - 2), _LAST]
 
 
 def fits(mark: int, before: int | None) -> bool:

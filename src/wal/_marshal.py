@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from itertools import islice
 
-from ._encoder import Payload
+from ._codec import marshal_entries
 from ._errors import EntryTooLargeError, IndexOrderError, RecordTypeError
-from ._frame import RecordType
-from ._records import DEFAULT_REGISTRY, HardState, LogEntry, Record, RecordRegistry, Snapshot
+from ._frame import Payload, RecordType
+from ._records import DEFAULT_REGISTRY, Entry, HardState, LogEntry, Record, RecordRegistry, Snapshot
 
 __all__ = ["Marshaller"]
 
@@ -36,6 +37,7 @@ class Marshaller:
             raise ValueError(f"max_record_bytes must be at least 1, not {max_record_bytes}")
         self.registry = (registry or DEFAULT_REGISTRY).copy()
         self._max_record_bytes = max_record_bytes
+        self._canonical = self.registry.entry is Entry
 
     def metadata(self, metadata: object) -> bytes:
         """Return the log's metadata as bytes."""
@@ -44,23 +46,29 @@ class Marshaller:
     def entries(self, entries: Iterable[LogEntry]) -> tuple[list[Payload], range]:
         """Return the payloads of entries with consecutive indexes, and those indexes."""
         records: list[Payload] = []
-        first = 0
-        for entry in entries:
+        rest = iter(entries)
+        expected: int | None = None
+        while True:
+            if self._canonical:
+                odd, expected = marshal_entries(rest, records, expected, self._max_record_bytes)
+            else:
+                odd = list(islice(rest, 1))
+            if not odd:
+                stop = expected or 0
+                return records, range(stop - len(records), stop)
+            (entry,) = odd
             data = self._payload(entry, self.registry.entry)
             index = _index(entry)
-            if not records:
-                first = index
-            elif index != first + len(records):
-                expected = first + len(records)
+            if expected is not None and index != expected:
                 raise IndexOrderError(
                     index, expected, f"entry {index} follows entry {expected - 1}; indexes of a save are consecutive"
                 )
-            records.append((_ENTRY, data))
             if index > _MAX_INDEX:
                 raise IndexOrderError(
                     index, _MAX_INDEX, f"entry {index} is beyond the last possible index, {_MAX_INDEX}"
                 )
-        return records, range(first, first + len(records))
+            records.append((_ENTRY, data))
+            expected = index + 1
 
     def state(self, state: HardState) -> tuple[HardState, bytes]:
         """Return a copy of the state, which its owner cannot change, and its bytes."""
@@ -84,7 +92,7 @@ class Marshaller:
         return record
 
     def _payload(self, record: Record, cls: type[Record]) -> bytes:
-        if not isinstance(record, cls):
+        if type(record) is not cls and not isinstance(record, cls):  # asking an abstract class takes long
             raise RecordTypeError(
                 f"{record!r:.80} is a {type(record).__qualname__}; this log's registry has {cls.__qualname__}"
             )

@@ -16,17 +16,22 @@ __all__ = ["BYTES", "UINT", "bytes_field", "decode_message", "read_varint", "uin
 _VARINT, _BYTES = 0, 2  # wire types
 _MAX_UINT = 2**64 - 1
 
+# The bytes of a varint: its last one, and those before it.
+_LAST = [bytes((digit,)) for digit in range(0x80)]
+_MORE = [bytes((digit | 0x80,)) for digit in range(0x80)]
+
 
 def varint(value: int) -> bytes:
     """Encode an unsigned integer, seven bits a byte, the lowest first."""
-    if value < 0x80:
-        return value.to_bytes(1)
-    out = bytearray()
+    if 0 <= value < 0x80:
+        return _LAST[value]
+    if value < 0:
+        raise OverflowError(f"{value} is not an unsigned integer")
+    out = b""
     while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
+        out += _MORE[value & 0x7F]
         value >>= 7
-    out.append(value)
-    return bytes(out)
+    return out + _LAST[value]
 
 
 def read_varint(data: bytes, at: int, stop: int) -> tuple[int, int]:
@@ -49,21 +54,21 @@ def read_varint(data: bytes, at: int, stop: int) -> tuple[int, int]:
 
 
 def uint_field(number: int, value: int, *, keep_zero: bool = False) -> bytes:
-    """Encode an integer field. proto3 leaves a zero out; etcd's proto2 messages keep it."""
+    """Encode an integer field, one of the first fifteen. proto3 leaves a zero out; etcd's proto2 messages keep it."""
     if not isinstance(value, int):
         raise TypeError(f"{value!r} is not an integer")
     if not 0 <= value <= _MAX_UINT:
         raise ValueError(f"{value} is not an unsigned integer of 64 bits")
-    if value == 0 and not keep_zero:
-        return b""
-    return varint(number << 3 | _VARINT) + varint(value)
+    if value or keep_zero:
+        return _LAST[number << 3 | _VARINT] + varint(value)
+    return b""
 
 
 def bytes_field(number: int, value: bytes) -> bytes:
-    """Encode a field of bytes, left out if empty."""
+    """Encode a field of bytes, one of the first fifteen, left out if empty."""
     if not isinstance(value, bytes):
         value = bytes(memoryview(value))  # any buffer; a TypeError for text, integers and None
-    return varint(number << 3 | _BYTES) + varint(len(value)) + value if value else b""
+    return _LAST[number << 3 | _BYTES] + varint(len(value)) + value if value else b""
 
 
 UINT, BYTES = _VARINT, _BYTES

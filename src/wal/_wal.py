@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import NamedTuple, NoReturn, Self
 
 from ._crc32c import warn_if_slow
-from ._encoder import Encoder, Payload
+from ._encoder import Encoder
 from ._errors import (
     CorruptionError,
     IndexOrderError,
@@ -40,7 +40,7 @@ from ._errors import (
     WALLockedError,
 )
 from ._files import OPERATING_SYSTEM, FileSystem, make_directories, real_path, remove_directories, sync_directory
-from ._frame import ALIGNMENT, PREFIX_BYTES, RecordType, aligned
+from ._frame import ALIGNMENT, PREFIX_BYTES, Payload, RecordType, aligned
 from ._hold import Hold
 from ._marshal import Marshaller
 from ._names import SegmentName
