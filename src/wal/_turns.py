@@ -42,7 +42,9 @@ class PendingSave:
     def __init__(self, wait_for: Callable[[PendingSave], None], records: list[tuple[int, bytes]], known: Any) -> None:
         self.records = records
         self.known = known
-        self.size = sum([len(data) for _, data in records])
+        self.size = 0
+        for _, data in records:
+            self.size += len(data)
         self.finished = not records
         self.failure: BaseException | None = None
         self._wait_for = wait_for

@@ -428,18 +428,21 @@ class WAL:
             state, state_data = self._marshaller.state(state)
         self._check_process()
         with self._lock:
-            self._check_usable_locked()
+            if self._closed or self._failure is not None or self._encoder is None:
+                self._check_usable_locked()
             if check is not None and state is not None:
                 check(state)
             promised = self._promised
             if indexes:
-                if not 0 < indexes[0] <= promised.last_index + 1:
+                last_entry, last_marker, old_state, old_data = promised
+                first = indexes[0]
+                if not 0 < first <= last_entry + 1 and not 0 < first <= last_marker + 1:
                     raise IndexOrderError(
-                        indexes[0],
+                        first,
                         promised.last_index + 1,
-                        f"entry {indexes[0]} must have an index from 1 to {promised.last_index + 1}",
+                        f"entry {first} must have an index from 1 to {promised.last_index + 1}",
                     )
-                promised = _Known(indexes[-1], *promised[1:])
+                promised = _Known(indexes[-1], last_marker, old_state, old_data)
             if state is not None and state_data is not None and self._is_news_locked(state_data, records):
                 records.append((_STATE, state_data))
                 promised = promised._replace(state=state, state_data=state_data)

@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -66,7 +65,7 @@ class AsyncWAL:
         self._pending: deque[tuple[PendingSave, asyncio.Future[None]]] = deque()
         self._pending_bytes = 0
         # Those that must wait before they are submitted.
-        self._held: deque[tuple[Callable[[], PendingSave], asyncio.Future[None]]] = deque()
+        self._held: deque[tuple[asyncio.Future[None], Callable[..., PendingSave], tuple[Any, ...]]] = deque()
         self._all_submitted: asyncio.Future[None] | None = None
         self._working = False
         self._closing: asyncio.Future[None] | None = None
@@ -105,7 +104,7 @@ class AsyncWAL:
         Raises:
             As ``WAL.save``, when awaited.
         """
-        return self._begin(partial(self._log.submit, state, entries))
+        return self._begin(self._log.submit, state, entries)
 
     def save_entry(self, entries: Iterable[LogEntry]) -> Coroutine[Any, Any, None]:
         """Append entries: ``save(None, entries)``."""
@@ -117,7 +116,7 @@ class AsyncWAL:
 
     def save_snap(self, snapshot: Snapshot) -> Coroutine[Any, Any, None]:
         """Append the marker of a snapshot; see ``WAL.save_snap``. It begins when this is called."""
-        return self._begin(partial(self._log._submit_snap, snapshot))
+        return self._begin(self._log._submit_snap, snapshot)
 
     async def sync(self) -> None:
         """Make every save that has begun durable; see ``WAL.sync``. It may wait for saves that begin meanwhile."""
@@ -146,34 +145,34 @@ class AsyncWAL:
         finally:
             self._thread.shutdown(wait=False)
 
-    def _begin(self, submit: Callable[[], PendingSave]) -> Coroutine[Any, Any, None]:
-        loop = self._loop
-        if loop is None or asyncio.get_running_loop() is not loop:
-            loop = self._bind()
-        future: asyncio.Future[None] = loop.create_future()
+    def _begin(self, submit: Callable[..., PendingSave], *arguments: Any) -> Coroutine[Any, Any, None]:
+        future: asyncio.Future[None] = self._bind().create_future()
         if self._held or self._pending_bytes >= self._max_pending_bytes:
-            self._held.append((submit, future))
+            self._held.append((future, submit, arguments))
         else:
-            self._submit(submit, future)
+            self._submit(future, submit, arguments)
         return _wait(future)
 
     def _bind(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
-        if self._loop is None:
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise RuntimeError(f"{self!r} belongs to another event loop")
             self._loop = loop
-        elif self._loop is not loop:
-            raise RuntimeError(f"{self!r} belongs to another event loop")
         return loop
 
-    def _submit(self, submit: Callable[[], PendingSave], future: asyncio.Future[None]) -> None:
+    def _submit(
+        self, future: asyncio.Future[None], submit: Callable[..., PendingSave], arguments: tuple[Any, ...]
+    ) -> None:
         try:
-            save = submit()
+            save = submit(*arguments)
         except Exception as error:
             future.set_exception(error)
             return
         self._pending.append((save, future))
         self._pending_bytes += save.size
-        self._start_work()
+        if not self._working:
+            self._start_work()
 
     def _settle(self) -> None:
         """In the event loop: tell of the saves that are done, and let others begin."""
@@ -187,18 +186,16 @@ class AsyncWAL:
             else:
                 future.set_exception(self._log._stopped(save.failure))
         while self._held and self._pending_bytes < self._max_pending_bytes:
-            submit, future = self._held.popleft()
-            self._submit(submit, future)
+            self._submit(*self._held.popleft())
         if self._all_submitted is not None and not self._held:
             self._all_submitted.set_result(None)
             self._all_submitted = None
-        if self._pending:
+        if self._pending and not self._working:
             self._start_work()
 
     def _start_work(self) -> None:
-        if not self._working:
-            self._working = True
-            self._thread.submit(self._work)
+        self._working = True
+        self._thread.submit(self._work)
 
     def _work(self) -> None:
         """In the thread: write and sync what was submitted, until there is nothing left."""
