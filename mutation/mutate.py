@@ -72,6 +72,7 @@ TESTS = (
     "wal_save",
     "zero_ahead",
 )
+SIGNATURES = "tests/test_public_api.py"  # which no test goes through, since they are made when the module is loaded
 SECONDS_OF_TESTS = 60
 MOST_SECONDS = 5 * SECONDS_OF_TESTS
 FIRST_TESTS = 40
@@ -107,7 +108,8 @@ class Tree:
         module = self.path / "wal" / f"{change.module}.py"
         module.write_bytes(source.changed(change))
         try:
-            return self._failure(tests[:FIRST_TESTS]) or self._failure(tests[FIRST_TESTS:])
+            first, more = tests[:FIRST_TESTS], tests[FIRST_TESTS:]
+            return self._failure(first) or self._failure(more) or self._failure([SIGNATURES])
         finally:
             module.write_bytes(source.text)
 
