@@ -73,6 +73,7 @@ TESTS = (
     "zero_ahead",
 )
 SIGNATURES = "tests/test_public_api.py"  # which no test goes through, since they are made when the module is loaded
+FORKING = ["tests/test_wal_locks.py", "tests/test_concurrency.py"]
 SECONDS_OF_TESTS = 60
 MOST_SECONDS = 5 * SECONDS_OF_TESTS
 FIRST_TESTS = 40
@@ -140,14 +141,18 @@ class Tree:
 
 
 def tests_of(measured: Measured, change: Change, line: int) -> Iterator[str]:
-    """Yield the tests that go through a line, the quick ones first."""
+    """Yield the tests that go through a line, the quick ones first, or those that do so in processes of their own."""
     left = float(SECONDS_OF_TESTS)
+    seen = False
     for test, (seconds, lines) in sorted(measured.items(), key=lambda item: item[1][0]):
         if line in lines.get(change.module, ()):
+            seen = True
             yield test
             left -= seconds
             if left < 0:
                 return
+    if not seen:
+        yield from FORKING
 
 
 def main() -> None:

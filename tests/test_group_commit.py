@@ -172,6 +172,27 @@ def test_several_threads_may_wait_for_one_save(held: tuple[wal.WAL, Held, thread
     assert log.last_index == 2
 
 
+def test_who_waits_sleeps(held: tuple[wal.WAL, Held, threading.Thread], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that has to wait lies down once, and does not ask again and again."""
+    log, fs, _ = held
+    monkeypatch.setattr(wal._turns, "LONGEST_SLEEP_S", HANG)
+    asleep = threading.Semaphore(0)
+    sleep = log._turns._sleep
+
+    def counted(save: wal.PendingSave) -> None:
+        asleep.release()
+        sleep(save)
+
+    monkeypatch.setattr(log._turns, "_sleep", counted)
+    thread = threading.Thread(target=log.submit(None, [entry(2)]).wait)
+    thread.start()
+    assert asleep.acquire(timeout=HANG)
+    assert not asleep.acquire(timeout=0.05)
+    fs.go_on.set()
+    thread.join(HANG)
+    assert log.last_index == 2
+
+
 # --------------------------------------------------------------------------------------------------------- order
 
 
