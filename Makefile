@@ -12,7 +12,7 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
-.PHONY: help demo test torture fuzz mutants tests-on wheel-check format clean
+.PHONY: help demo test torture fuzz bench mutants tests-on wheel-check format clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
@@ -32,6 +32,10 @@ torture: $(VENV)/.dev  ## Crash, tear, damage, fail and race at length. EFFORT=d
 
 fuzz: $(VENV)/.dev  ## Fuzz each target for SECONDS=60.
 	$(BIN)/python fuzz/run.py --seconds $(or $(SECONDS),60)
+
+# Patterns of rows reach the program as they are written.
+bench: $(VENV)/.bench  ## Measure durable saves and more, beside the disk, etcd and other stores: ROUNDS=7 ROWS='save-*' OPTIONS=--help
+	@set -f; $(BIN)/python benchmarks/bench.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ROWS),--rows $(ROWS)) $(OPTIONS)
 
 mutants: $(VENV)/.dev  ## Change framing, recovery and writer in NUMBER=400 places, one at a time: do tests notice? Takes hours.
 	$(BIN)/python mutation/mutate.py --number $(or $(NUMBER),400)
@@ -54,8 +58,8 @@ format: $(VENV)/.dev  ## Format the code, and mend what the linter can mend.
 	$(BIN)/ruff check --fix
 
 clean:  ## Remove everything that was made.
-	rm -rf .venv* dist site .mutation .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find conftest.py src tests fuzz mutation examples -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .venv* dist site .bench .mutation .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find conftest.py src tests benchmarks fuzz mutation examples -name __pycache__ -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------------------------------------- environments
 
@@ -82,8 +86,8 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.made
 	@$(BIN)/pip install --quiet --editable .
 	@touch $@
 
-# And with what it takes to test it, or to work on it. Groups need pip 25.1.
-$(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.installed
+# And with what it takes to test it, to work on it, or to measure it beside others. Groups need pip 25.1.
+$(VENV)/.test $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@$(BIN)/pip install --quiet --group $*
 	@touch $@

@@ -20,29 +20,16 @@ PANEL, GAP, LABELS, VALUES = 464, 32, 116, 44
 BAR, STEP = 11, 17
 LINES_HEIGHT, LINES_LEFT, LINES_RIGHT = 300, 60, 190
 
-STYLE = """
-  text { font: 12px system-ui, -apple-system, "Segoe UI", sans-serif; fill: var(--text) }
-  .title { font-size: 17px; font-weight: 600 }
-  .panel { font-weight: 600 }
-  .faint { fill: var(--faint) }
-  .grid { stroke: var(--grid); stroke-width: 1 }
-  .wal { --one: var(--wal) }
-  .compiled { --one: var(--compiled) }
-  .etcd { --one: var(--etcd) }
-  .floor { --one: var(--floor) }
-  .peer { --one: var(--peer) }
-  rect { fill: var(--one) }
-  .p99 { stroke: var(--one); stroke-width: 1.5 }
-  polyline { fill: none; stroke: var(--one); stroke-width: 2; stroke-linejoin: round }
-  polyline.threads { stroke-dasharray: 5 3 }
-  circle { fill: var(--one) }
-  svg { --text: #1f2328; --faint: #59636e; --grid: #d1d9e0; --wal: #0969da; --compiled: #0a3069; --etcd: #bc4c00;
-        --floor: #818b98; --peer: #b6a4d8 }
-  @media (prefers-color-scheme: dark) {
-    svg { --text: #f0f6fc; --faint: #9198a1; --grid: #3d444d; --wal: #4493f8; --compiled: #a5d6ff; --etcd: #f0883e;
-          --floor: #757e89; --peer: #7d67ab }
-  }
-"""
+COLOURS = {
+    "wal": ("#0969da", "#4493f8"),
+    "compiled": ("#0a3069", "#a5d6ff"),
+    "etcd": ("#bc4c00", "#f0883e"),
+    "floor": ("#818b98", "#757e89"),
+    "peer": ("#a48fd0", "#7d67ab"),
+}
+"""Of each kind of subject, in light and in dark mode."""
+
+TEXT, FAINT, GRID = ("#1f2328", "#f0f6fc"), ("#59636e", "#9198a1"), ("#d1d9e0", "#3d444d")
 
 Scale = Callable[[float], float]
 
@@ -53,7 +40,7 @@ def draw(results: Results) -> str:
     y = 24.0
     batches = [(entries, size) for entries, size in BATCHES if results.values.get(f"save-{entries}x{size}")]
     if batches:
-        parts.append(_text(0, y, "A durable save: milliseconds, p50 (bar) and p99 (line), log scale", "title"))
+        parts.append(_text(0, y, "A durable save: milliseconds, p50 (bar, figure) and p99 (line), log scale", "title"))
         y += 16
         for entries in sorted({entries for entries, _ in batches}):
             heights = []
@@ -69,7 +56,30 @@ def draw(results: Results) -> str:
         parts += _lines(results, y + 16)
         y += LINES_HEIGHT + 60
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y:.0f}" width="{WIDTH}" role="img">'
-    return "\n".join([head, f"<style>{STYLE}</style>", *parts, "</svg>\n"])
+    return "\n".join([head, f"<style>{_style()}</style>", *parts, "</svg>\n"])
+
+
+def _style() -> str:
+    # Without variables, which not every program that draws SVG knows.
+    def colours(mode: int) -> str:
+        rules = [f"text {{ fill: {TEXT[mode]} }} .faint {{ fill: {FAINT[mode]} }} .grid {{ stroke: {GRID[mode]} }}"]
+        rules += [
+            f".{kind} rect, .{kind} circle {{ fill: {both[mode]} }} "
+            f".{kind} line, .{kind} polyline {{ stroke: {both[mode]} }}"
+            for kind, both in COLOURS.items()
+        ]
+        return "\n".join(rules)
+
+    return f"""
+text {{ font: 12px system-ui, -apple-system, "Segoe UI", sans-serif }}
+.title {{ font-size: 17px; font-weight: 600 }} .panel {{ font-weight: 600 }}
+.p99 {{ stroke-width: 1.5 }} polyline {{ fill: none; stroke-width: 2; stroke-linejoin: round }}
+.threads {{ stroke-dasharray: 5 3 }}
+{colours(0)}
+@media (prefers-color-scheme: dark) {{
+{colours(1)}
+}}
+"""
 
 
 def _panel(results: Results, entries: int, size: int, left: float, top: float) -> tuple[list[str], float]:
@@ -88,7 +98,7 @@ def _panel(results: Results, entries: int, size: int, left: float, top: float) -
     words = "1 entry" if entries == 1 else f"{entries} entries"
     parts = [_text(left, top + 24, f"{words} of {size} B", "panel")]
     first, bottom = top + 34, top + 34 + STEP * len(bars)
-    for tick in _ticks(low, high):
+    for tick in _ticks(low, high, steps=(1, 2, 5) if high / low < 100 else (1,)):
         parts.append(_line(x(tick), first, x(tick), bottom, "grid"))
         parts.append(_text(x(tick), bottom + 13, f"{tick:g}", "faint", "middle"))
     for number, (subject, p50, p99) in enumerate(bars):
@@ -107,13 +117,14 @@ def _panel(results: Results, entries: int, size: int, left: float, top: float) -
 
 
 def _lines(results: Results, top: float) -> list[str]:
-    """Draw saves a second by number of savers: asyncio tasks and goroutines as lines, threads as dashes."""
+    """Draw saves a second by number of savers: threads are dashed."""
     series = list(_series(results))
     rates = [rate for *_, points in series for _, rate in points]
-    y = _log_scale(min(rates) / 1.3, max(rates) * 1.3, top + LINES_HEIGHT, top)
+    low, high = 10.0 ** math.floor(math.log10(min(rates))), 10.0 ** math.ceil(math.log10(max(rates)))
+    y = _log_scale(low, high, top + LINES_HEIGHT, top)
     step = (WIDTH - LINES_LEFT - LINES_RIGHT) / (len(SAVERS) - 1)
     parts = []
-    for tick in _ticks(min(rates) / 1.3, max(rates) * 1.3, sparse=True):
+    for tick in _ticks(low, high, steps=(1,)):
         parts.append(_line(LINES_LEFT, y(tick), WIDTH - LINES_RIGHT, y(tick), "grid"))
         parts.append(_text(LINES_LEFT - 8, y(tick) + 4, f"{tick:,.0f}", "faint", "end"))
     for number, savers in enumerate(SAVERS):
@@ -144,7 +155,7 @@ def _series(results: Results) -> Iterator[tuple[str, str, str, list[tuple[int, f
             ]
             words = "goroutines" if known["family"] == "etcd" else {"tasks": "asyncio", "threads": "threads"}[task]
             if points:
-                yield f"{subject}, {words}", _kind(results, subject), task, points
+                yield f"{subject}, {words}", _kind(results, subject), words, points
 
 
 def _kind(results: Results, subject: str) -> str:
@@ -157,8 +168,7 @@ def _log_scale(low: float, high: float, begin: float, end: float) -> Scale:
     return lambda value: begin + math.log(value / low) * ratio
 
 
-def _ticks(low: float, high: float, *, sparse: bool = False) -> Iterator[float]:
-    steps = (1,) if sparse else (1, 2, 5) if high / low < 100 else (1,)
+def _ticks(low: float, high: float, *, steps: tuple[int, ...]) -> Iterator[float]:
     for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
         yield from (tick for step in steps if low <= (tick := step * 10.0**power) <= high)
 

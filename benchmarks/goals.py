@@ -11,7 +11,7 @@ from rows import BATCHES
 
 __all__ = ["BUILDS", "FLOOR", "GO", "Goal", "Measure", "goals"]
 
-FLOOR = "floor/zeroed"
+FLOOR = "floor, zeroed"
 GO = "etcd in Go"
 
 

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -161,8 +161,8 @@ def _candidates(pythons: list[str], built: Path, say: Callable[[str], None]) -> 
     def python(name: str, family: str, format: str, *, executable: str = sys.executable, **more: Any) -> Subject:
         return Subject(name, family, [executable, str(HERE / "worker.py"), name], format, **more)
 
-    yield python("floor/fresh", "floor", "floor")
-    yield python("floor/zeroed", "floor", "floor")
+    for kind in ("fresh", "zeroed"):
+        yield replace(python(f"floor/{kind}", "floor", "floor"), name=f"floor, {kind}")
     for executable in (sys.executable, *pythons):
         elsewhere = executable != sys.executable
         for number, name in enumerate(("wal", *(f"wal/{backend}" for backend in BACKENDS))):

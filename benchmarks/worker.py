@@ -30,6 +30,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -80,23 +81,22 @@ def save(store: type[Store], path: Path, *, entries: int, bytes: int, saves: int
         for i in range(WARM_UP + saves)
     ]
     gc.freeze()  # what is not the store's is not its garbage collector's work
-    log = store(path, sync=sync, most_bytes=len(batches) * (entries + 1) * (bytes + MOST_FRAME_BYTES))
-    for batch in batches[:WARM_UP]:
-        log.save(batch)
-    times = []
-    begun = clock()
-    for batch in batches[WARM_UP:]:
-        started = clock()
-        log.save(batch)
-        times.append(clock() - started)
-    total = clock() - begun
-    log.close()
+    most_bytes = len(batches) * (entries + 1) * (bytes + MOST_FRAME_BYTES)
+    with closing(store(path, sync=sync, most_bytes=most_bytes)) as log:
+        for batch in batches[:WARM_UP]:
+            log.save(batch)
+        times = []
+        begun = clock()
+        for batch in batches[WARM_UP:]:
+            started = clock()
+            log.save(batch)
+            times.append(clock() - started)
+        total = clock() - begun
     return summary(times, total, entries * saves)
 
 
 def threads(store: type[Store], path: Path, *, bytes: int, savers: int, seconds: float) -> Answer:
     payload = payloads(bytes)[:1]
-    log = store(path, sync=True, most_bytes=MOST_BYTES_AT_ONCE)
     turn, start = threading.Lock(), threading.Event()
     index, window = 0, Window(0)
 
@@ -113,18 +113,16 @@ def threads(store: type[Store], path: Path, *, bytes: int, savers: int, seconds:
             spans.append((started, clock()))
         return spans
 
-    with ThreadPoolExecutor(savers) as pool:
+    with closing(store(path, sync=True, most_bytes=MOST_BYTES_AT_ONCE)) as log, ThreadPoolExecutor(savers) as pool:
         running = [pool.submit(saver) for _ in range(savers)]
         window = Window(seconds)
         start.set()
         spans = [span for each in running for span in each.result()]
-    log.close()
     return window.summary(spans)
 
 
 def tasks(store: type[Store], path: Path, *, bytes: int, savers: int, seconds: float) -> Answer:
     payload = payloads(bytes)[:1]
-    log = store(path, sync=True, most_bytes=MOST_BYTES_AT_ONCE)
     index = 0
     spans: list[Span] = []
 
@@ -141,20 +139,17 @@ def tasks(store: type[Store], path: Path, *, bytes: int, savers: int, seconds: f
         await asyncio.gather(*(saver(save, window) for _ in range(savers)))
         return window
 
-    try:
+    with closing(store(path, sync=True, most_bytes=MOST_BYTES_AT_ONCE)) as log:
         window = asyncio.run(all_savers())
-    finally:
-        log.close()
     return window.summary(spans)
 
 
 def write(store: type[Store], path: Path, *, entries: int, bytes: int) -> Answer:
     blocks = payloads(bytes)
-    log = store(path, sync=False, most_bytes=2 * entries * (bytes + MOST_FRAME_BYTES))
-    for first in range(1, entries + 1, 1000):
-        some = range(first, min(first + 1000, entries + 1))
-        log.save(log.batch(first, [blocks[index % len(blocks)] for index in some]))
-    log.close()
+    with closing(store(path, sync=False, most_bytes=2 * entries * (bytes + MOST_FRAME_BYTES))) as log:
+        for first in range(1, entries + 1, 1000):
+            some = range(first, min(first + 1000, entries + 1))
+            log.save(log.batch(first, [blocks[index % len(blocks)] for index in some]))
     return {"entries": entries}
 
 
@@ -168,113 +163,6 @@ def read(how: Callable[[Path], Any], path: Path) -> Answer:
         found, close = found
         close()
     return {"seconds": seconds, "entries": found if isinstance(found, int) else len(found), "grown": grown}
-
-
-def summary(self, spans: list[Span]) -> Answer:
-        times = [end - begin for begin, end in spans if self.begin <= end < self.end]
-        if not times:
-            raise MissingError("no save was done within the time")
-        return summary(times, self.end - self.begin, len(times))
-
-
-def payloads(bytes: int) -> list[bytes]:
-    """Return the data of entries: a few blocks of noise, used in turn."""
-    noise = random.Random(1)
-    return [noise.randbytes(bytes) for _ in range(64)]
-
-
-def save(store: type[Store], path: Path, *, entries: int, bytes: int, saves: int, sync: bool) -> Answer:
-    blocks = payloads(bytes)
-    batches = [
-        store.batch(1 + i * entries, [blocks[(i * entries + j) % len(blocks)] for j in range(entries)])
-        for i in range(WARM_UP + saves)
-    ]
-    gc.freeze()  # what is not the store's is not its garbage collector's work
-    log = store(path, sync=sync, most_bytes=len(batches) * (entries + 1) * (bytes + MOST_FRAME_BYTES))
-    for batch in batches[:WARM_UP]:
-        log.save(batch)
-    times = []
-    begun = clock()
-    for batch in batches[WARM_UP:]:
-        started = clock()
-        log.save(batch)
-        times.append(clock() - started)
-    total = clock() - begun
-    log.close()
-    return summary(times, total, entries * saves)
-
-
-def threads(store: type[Store], path: Path, *, bytes: int, savers: int, seconds: float) -> Answer:
-    payload = payloads(bytes)[:1]
-    log = store(path, sync=True, most_bytes=MOST_BYTES_AT_ONCE)
-    turn, start = threading.Lock(), threading.Event()
-    index, window = 0, Window(0)
-
-    def saver() -> list[Span]:
-        nonlocal index
-        spans = []
-        start.wait()
-        while (started := clock()) < window.end:
-            # Indexes must follow each other, so they are given out where the order is made.
-            with turn:
-                index += 1
-                wait = log.submit(log.batch(index, payload))
-            wait()
-            spans.append((started, clock()))
-        return spans
-
-    with ThreadPoolExecutor(savers) as pool:
-        running = [pool.submit(saver) for _ in range(savers)]
-        window = Window(seconds)
-        start.set()
-        spans = [span for each in running for span in each.result()]
-    log.close()
-    return window.summary(spans)
-
-
-def tasks(store: type[Store], path: Path, *, bytes: int, savers: int, seconds: float) -> Answer:
-    payload = payloads(bytes)[:1]
-    log = store(path, sync=True, most_bytes=MOST_BYTES_AT_ONCE)
-    index = 0
-    spans: list[Span] = []
-
-    async def saver(save: Callable[[Any], Any], window: Window) -> None:
-        nonlocal index
-        while (started := clock()) < window.end:
-            index += 1
-            await save(log.batch(index, payload))
-            spans.append((started, clock()))
-
-    async def all_savers() -> Window:
-        save = log.for_tasks()
-        window = Window(seconds)
-        await asyncio.gather(*(saver(save, window) for _ in range(savers)))
-        return window
-
-    try:
-        window = asyncio.run(all_savers())
-    finally:
-        log.close()
-    return window.summary(spans)
-
-
-def write(store: type[Store], path: Path, *, entries: int, bytes: int) -> Answer:
-    blocks = payloads(bytes)
-    log = store(path, sync=False, most_bytes=2 * entries * (bytes + MOST_FRAME_BYTES))
-    for first in range(1, entries + 1, 1000):
-        some = range(first, min(first + 1000, entries + 1))
-        log.save(log.batch(first, [blocks[index % len(blocks)] for index in some]))
-    log.close()
-    return {"entries": entries}
-
-
-def read(how: Callable[[Path], int | Sized], path: Path) -> Answer:
-    before = memory("VmRSS")
-    begun = clock()
-    found = how(path)
-    seconds = (clock() - begun) / 1e9
-    entries = found if isinstance(found, int) else len(found)
-    return {"seconds": seconds, "entries": entries, "grown": memory("VmHWM") - before}
 
 
 def summary(times: list[int], nanoseconds: int, entries: int) -> Answer:
