@@ -118,7 +118,7 @@ class Run:
 
 
 def _is_asked(subject: Subject, row: Row) -> bool:
-    return subject.family in row.families and (subject.primary or row.each_backend)
+    return subject.family in row.families and (subject.primary or row.variants)
 
 
 def _arguments() -> argparse.Namespace:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Awaitable, Callable, Iterable
-from importlib import import_module
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import wal
-from store import MissingError, Payloads, Store
+from store import Payloads, Store
+from wal.aio import AsyncWAL
 
-__all__ = ["Ours"]
+__all__ = ["Ours", "OursUnzeroed"]
 
 Batch = tuple[wal.CommitState, list[wal.Entry]]
 
 
 class Ours(Store):
+    options: ClassVar[dict[str, Any]] = {}
+
     def __init__(self, path: Path, *, sync: bool, most_bytes: int) -> None:
-        self._log: Any = wal.WAL.create(path, sync=sync)
+        self._log = wal.WAL.create(path, sync=sync, **self.options)
 
     @staticmethod
     def describe() -> dict[str, Any]:
@@ -43,23 +46,12 @@ class Ours(Store):
         self._log.save(*batch)
 
     def submit(self, batch: Batch) -> Callable[[], None]:
-        _, entries = batch
-        if not hasattr(self._log, "submit"):
-            raise MissingError("this version of the library has no WAL.submit")
-        wait: Callable[[], None] = self._log.submit(None, entries).wait
-        return wait
+        return self._log.submit(None, batch[1]).wait
 
-    def for_tasks(self) -> Callable[[Batch], Awaitable[None]]:
-        try:
-            log = import_module("wal.aio").AsyncWAL(self._log)
-        except ImportError:
-            raise MissingError("this version of the library has no wal.aio") from None
-
-        def save(batch: Batch) -> Awaitable[None]:
-            saved: Awaitable[None] = log.save(None, batch[1])
-            return saved
-
-        return save
+    @asynccontextmanager
+    async def for_tasks(self) -> AsyncIterator[Callable[[Batch], Awaitable[None]]]:
+        async with AsyncWAL(self._log) as log:
+            yield lambda batch: log.save(None, batch[1])
 
     def close(self) -> None:
         self._log.close()
@@ -76,6 +68,12 @@ class Ours(Store):
     def open(cls, path: Path) -> tuple[int, Callable[[], None]]:
         log = wal.WAL.open(path)
         return _entries_among(log.replay()), log.close
+
+
+class OursUnzeroed(Ours):
+    """Without zeros ahead of the end."""
+
+    options: ClassVar[dict[str, Any]] = {"zero_ahead_bytes": 0}
 
 
 def _entries_among(records: Iterable[wal.LogRecord]) -> int:

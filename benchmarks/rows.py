@@ -45,7 +45,7 @@ class Row:
         arguments: With what.
         families: Which subjects are asked at all.
         fill: What must be there before.
-        each_backend: Whether the slower CRC backends are of interest here.
+        variants: Whether variants of this library, such as with other CRC backends, are of interest here.
         new_process: Whether each subject needs a worker that has done nothing else, to see its memory.
     """
 
@@ -55,7 +55,7 @@ class Row:
     families: frozenset[str]
     arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     fill: Fill | None = None
-    each_backend: bool = False
+    variants: bool = False
     new_process: bool = False
 
 
@@ -79,7 +79,7 @@ def all_rows(*, scale: float, gigabyte: int) -> list[Row]:
             "save",
             EVERYBODY,
             {"entries": entries, "bytes": size, "saves": scaled(_SAVES[entries]), "sync": True},
-            each_backend=True,
+            variants=True,
         )
         for entries, size in BATCHES
     ]
@@ -89,7 +89,7 @@ def all_rows(*, scale: float, gigabyte: int) -> list[Row]:
         "save",
         frozenset({"floor", "wal", "etcd"}),
         {"entries": 1000, "bytes": 100, "saves": scaled(200), "sync": False},
-        each_backend=True,
+        variants=True,
     )
     at_once = [
         Row(
@@ -104,7 +104,7 @@ def all_rows(*, scale: float, gigabyte: int) -> list[Row]:
     ]
     words = f"of {to_read.entries:,} entries of 100 B"
     reading = [
-        Row("read-all", f"reading all {words}", "read_all", READERS, fill=to_read, each_backend=True),
+        Row("read-all", f"reading all {words}", "read_all", READERS, fill=to_read, variants=True),
         Row("stream", f"streaming {words}", "stream", READERS, fill=to_read),
         Row("memory-read-all", f"memory for all {words}", "read_all", LOGS, fill=to_read, new_process=True),
         Row("memory-stream", f"memory for streaming {words}", "stream", LOGS, fill=to_read, new_process=True),

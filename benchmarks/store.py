@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sized
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,8 @@ class Store(ABC):
         self.save(batch)
         return _nothing_to_wait_for
 
-    def for_tasks(self) -> Callable[[Any], Awaitable[None]]:
-        """Return ``save`` as a coroutine function."""
+    def for_tasks(self) -> AbstractAsyncContextManager[Callable[[Any], Awaitable[None]]]:
+        """Have ``save`` as a coroutine function, and the store closed behind it."""
         raise MissingError("it has no asyncio interface")
 
     @abstractmethod

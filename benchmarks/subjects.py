@@ -15,12 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from worker import BACKENDS, UNZEROED
+
 __all__ = ["Subject", "Worker", "WorkerError", "find_subjects"]
 
 HERE = Path(__file__).resolve().parent
 
 PEERS = ("sqlite3", "lmdb", "plyvel", "rocksdict", "PySyncObj")
-BACKENDS = ("crc32c", "google-crc32c", "crcmod")
 SECONDS_TO_ANSWER = 600
 
 
@@ -38,7 +39,7 @@ class Subject:
         family: ``floor``, ``wal``, ``etcd`` or ``peer``.
         command: Starts its worker.
         format: Subjects of one format can read each other's logs.
-        primary: Whether it is this library as it comes, not a CRC backend that was asked for.
+        primary: Whether it is none of the variants of this library, but as it comes.
         facts: What its worker said of it.
     """
 
@@ -142,13 +143,13 @@ def find_subjects(pythons: list[str], built: Path, say: Callable[[str], None]) -
             say(f"{subject.name} is left out: {reason}")
             continue
         if subject.family == "wal":
-            _, _, backend = subject.name.partition("/")
-            if backend and backend != subject.facts["crc_backend"]:
-                say(f"wal with {backend} is left out: {backend} is not installed in {subject.command[0]}")
+            _, _, variant = subject.name.partition("/")
+            if variant in BACKENDS and variant != subject.facts["crc_backend"]:
+                say(f"wal with {variant} is left out: {variant} is not installed for {subject.command[0]}")
                 continue
-            _name_by_facts(subject, [other for other in found if other.family == "wal"])
-            if backend and any(_same(subject, other) for other in found):
+            if variant in BACKENDS and any(_same(subject, other) for other in found):
                 continue  # it is what the library takes by itself
+            _name_by_facts(subject, variant, [other for other in found if other.family == "wal"])
         found.append(subject)
     return found
 
@@ -165,19 +166,17 @@ def _candidates(pythons: list[str], built: Path, say: Callable[[str], None]) -> 
         yield replace(python(f"floor/{kind}", "floor", "floor"), name=f"floor, {kind}")
     for executable in (sys.executable, *pythons):
         elsewhere = executable != sys.executable
-        for number, name in enumerate(("wal", *(f"wal/{backend}" for backend in BACKENDS))):
-            yield python(name, "wal", "wal", executable=executable, primary=not number, own_environment=elsewhere)
+        for name in ("wal", f"wal/{UNZEROED}", *(f"wal/{backend}" for backend in BACKENDS)):
+            yield python(name, "wal", "wal", executable=executable, primary=name == "wal", own_environment=elsewhere)
     if program := _build_go(built, say):
         yield Subject("etcd in Go", "etcd", [str(program)], "etcd")
     for name in PEERS:
         yield python(name, "peer", name)
 
 
-def _name_by_facts(subject: Subject, others: list[Subject]) -> None:
+def _name_by_facts(subject: Subject, variant: str, others: list[Subject]) -> None:
     """Name a build of this library by what it turned out to be."""
-    parts = ["wal", "compiled" if subject.compiled else "pure"]
-    if not subject.primary:
-        parts.append(subject.facts["crc_backend"])
+    parts = ["wal", "compiled" if subject.compiled else "pure", *([variant] if variant else [])]
     if others and others[0].facts["python"] != subject.facts["python"]:
         parts.append(subject.facts["python"])
     if ", ".join(parts) in [other.name for other in others]:

@@ -38,6 +38,10 @@ from store import MissingError, Store
 
 Answer = dict[str, Any]
 
+BACKENDS = ("crc32c", "google-crc32c", "crcmod")
+UNZEROED = "no zeros ahead"
+"""Variants of this library."""
+
 WARM_UP = 10
 MOST_FRAME_BYTES = 64
 """More than a frame has beside its payload."""
@@ -134,9 +138,9 @@ def tasks(store: type[Store], path: Path, *, bytes: int, savers: int, seconds: f
             spans.append((started, clock()))
 
     async def all_savers() -> Window:
-        save = log.for_tasks()
-        window = Window(seconds)
-        await asyncio.gather(*(saver(save, window) for _ in range(savers)))
+        async with log.for_tasks() as save:
+            window = Window(seconds)
+            await asyncio.gather(*(saver(save, window) for _ in range(savers)))
         return window
 
     with closing(store(path, sync=True, most_bytes=MOST_BYTES_AT_ONCE)) as log:
@@ -198,15 +202,15 @@ TASKS: dict[str, Callable[..., Answer]] = {
 
 
 def find_store(subject: str) -> type[Store]:
-    """Import the store of that name: a peer, a floor, ``wal``, or ``wal/`` and a CRC backend."""
+    """Import the store of that name: a peer, a floor, ``wal``, or a variant of that."""
     family, _, kind = subject.partition("/")
     if family == "wal":
-        for backend in {"crc32c", "google-crc32c", "crcmod"} - {kind} if kind else ():
-            if backend != "crcmod":  # the library needs it, and takes it last
-                sys.modules[backend.replace("-", "_")] = None  # type: ignore[assignment]  # not to be imported
-        from ours import Ours
+        if kind in BACKENDS:
+            for backend in BACKENDS[: BACKENDS.index(kind)]:  # the library takes the first that can be imported
+                sys.modules[backend.replace("-", "_")] = None  # type: ignore[assignment]  # so this one cannot
+        import ours
 
-        return Ours
+        return ours.OursUnzeroed if kind == UNZEROED else ours.Ours
     if family == "floor":
         import floor
 
