@@ -8,7 +8,8 @@ machine for a while disturbs all, and what disturbs it for a moment is not seen.
 
 Everything is printed, and written to ``--output``: ``performance.json`` with the raw results, ``performance.svg``, and
 the generated part of ``performance.md``. Who is not installed is left out with a message: ``pip install --group
-bench`` brings the Python stores, Debian's ``golang-go`` and ``golang-etcd-server-dev`` etcd.
+bench`` brings the Python stores, Debian's ``golang-go`` and ``golang-etcd-server-dev`` etcd. An interrupt ends a run
+early, with the rounds that it has.
 
 How to read it: the *floor* is one write and one ``fdatasync`` of the same bytes, into blocks that were zeroed before
 or are fresh. *÷ floor* is how many times as long the median save takes as the zeroed floor; *speed ÷ Go* how many
@@ -40,8 +41,12 @@ from tables import Table, goal_table, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / ".bench"
+ROUNDS = 7
 WIDTH = 150
 """Of what is printed, if not on a terminal."""
+
+BUSY = 0.5
+"""A machine with more load than this is not a place to measure."""
 
 
 class Run:
@@ -121,12 +126,16 @@ def _is_asked(subject: Subject, row: Row) -> bool:
     return subject.family in row.families and (subject.primary or row.variants)
 
 
+def _is_chosen(name: str, patterns: list[str] | None) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns or "*")
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Measure this library beside the disk itself, etcd's log in Go, and other stores.",
         epilog="How it measures, and how to read it, is said at the head of this file.",
     )
-    parser.add_argument("--rounds", type=int, help="how often to measure everything (default: 5)")
+    parser.add_argument("--rounds", type=int, help="how often to measure everything (default: 7)")
     parser.add_argument("--rows", nargs="+", metavar="PATTERN", help="measure these rows only, such as 'save-*'")
     parser.add_argument("--subjects", nargs="+", metavar="PATTERN", help="measure these subjects only, such as 'wal*'")
     parser.add_argument(
@@ -148,16 +157,16 @@ def _arguments() -> argparse.Namespace:
 
 
 def _run(arguments: argparse.Namespace, rows: list[Row], console: Console) -> Results:
-    KEPT.mkdir(exist_ok=True)
-    arguments.directory.mkdir(exist_ok=True)
-
     def say(message: str) -> None:
         console.print(message, markup=False)
 
+    arguments.directory.mkdir(exist_ok=True)
+    if (load := os.getloadavg()[0]) > BUSY and not arguments.quick:
+        say(f"The load of this machine is {load:.1f} already. Processes that wait for each other make times of chance.")
     subjects = [
         subject
-        for subject in find_subjects(arguments.python, KEPT, say)
-        if any(fnmatch(subject.name, pattern) for pattern in arguments.subjects or "*")
+        for subject in find_subjects(arguments.python, arguments.directory, say)
+        if _is_chosen(subject.name, arguments.subjects)
     ]
     results = Results(
         machine=describe_machine(arguments.directory),
@@ -170,10 +179,10 @@ def _run(arguments: argparse.Namespace, rows: list[Row], console: Console) -> Re
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="run-", dir=arguments.directory)))
-        progress = stack.enter_context(Progress(*columns, console=console))
+        progress = stack.enter_context(Progress(*columns, console=console, refresh_per_second=2))
         run = stack.enter_context(Run(results, subjects, directory, progress))
         try:
-            run.measure(rows, arguments.rounds or (1 if arguments.quick else 5))
+            run.measure(rows, arguments.rounds or (1 if arguments.quick else ROUNDS))
         except KeyboardInterrupt:
             say("interrupted: this is what was measured until now")
     return results
@@ -195,7 +204,7 @@ def main() -> None:
     rows = [
         row
         for row in all_rows(scale=0.02 if arguments.quick else 1, gigabyte=gigabyte)
-        if any(fnmatch(row.name, pattern) for pattern in arguments.rows or "*")
+        if _is_chosen(row.name, arguments.rows)
     ]
     if arguments.list:
         for row in rows:

@@ -31,12 +31,12 @@ def _generated(results: Results) -> str:
     return "\n\n".join(
         [
             "![Time of a durable save, and durable saves a second by number of savers](performance.svg)",
-            "## Goals",
+            "### Goals",
             "The median over the rounds, and in brackets the least and the most.",
             goals,
-            "## Figures",
+            "### Figures",
             rows,
-            "## Where, when and what",
+            "### Where, when and what",
             f"Medians of {results.rounds} rounds.",
             machine,
             subjects,

@@ -129,7 +129,7 @@ def find_subjects(pythons: list[str], built: Path, say: Callable[[str], None]) -
 
     Args:
         pythons: Further interpreters whose version of this library is to be measured.
-        built: Where to build what must be built.
+        built: Where to build what must be built. It is kept for the next time.
         say: Takes a message.
     """
     found: list[Subject] = []
