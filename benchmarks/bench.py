@@ -32,7 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as Screen
 
 from chart import draw
-from machine import describe_machine
+from machine import Others, describe_machine
 from page import write_page
 from results import Results
 from rows import Fill, Row, all_rows
@@ -45,8 +45,8 @@ ROUNDS = 7
 WIDTH = 150
 """Of what is printed, if not on a terminal."""
 
-BUSY = 0.5
-"""A machine with more load than this is not a place to measure."""
+BUSY = 0.05
+"""If others take a larger share of the processors, a run is of little worth."""
 
 
 class Run:
@@ -161,8 +161,7 @@ def _run(arguments: argparse.Namespace, rows: list[Row], console: Console) -> Re
         console.print(message, markup=False)
 
     arguments.directory.mkdir(exist_ok=True)
-    if (load := os.getloadavg()[0]) > BUSY and not arguments.quick:
-        say(f"The load of this machine is {load:.1f} already. Processes that wait for each other make times of chance.")
+    others = Others()
     subjects = [
         subject
         for subject in find_subjects(arguments.python, arguments.directory, say)
@@ -185,6 +184,10 @@ def _run(arguments: argparse.Namespace, rows: list[Row], console: Console) -> Re
             run.measure(rows, arguments.rounds or (1 if arguments.quick else ROUNDS))
         except KeyboardInterrupt:
             say("interrupted: this is what was measured until now")
+    share = others.share()
+    results.machine["processor time that others took meanwhile"] = f"{share:.0%}"
+    if share > BUSY:
+        say(f"Others took {share:.0%} of the processors meanwhile: these figures are of little worth.")
     return results
 
 

@@ -10,7 +10,36 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_machine"]
+__all__ = ["Others", "describe_machine"]
+
+
+class Others:
+    """How much of the processors others take, from when this is made: a measure of how far a run can be trusted."""
+
+    def __init__(self) -> None:
+        self._busy, self._all = _processor_times()
+        self._own = _own_time()
+
+    def share(self) -> float:
+        """Return their share of all processor time, from 0 to 1. Our processes that still run are others, too."""
+        busy, all = _processor_times()
+        return max(0.0, busy - self._busy - (_own_time() - self._own)) / max(all - self._all, 0.01)
+
+
+def _processor_times() -> tuple[float, float]:
+    """Return how many seconds the processors were busy, and how many there were; Linux alone tells."""
+    try:
+        ticks = [int(number) for number in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except OSError:
+        return 0, 0
+    _, _, _, idle, waiting, *_ = ticks
+    hertz = os.sysconf("SC_CLK_TCK")
+    return (sum(ticks) - idle - waiting) / hertz, sum(ticks) / hertz
+
+
+def _own_time() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def describe_machine(directory: Path) -> dict[str, Any]:
@@ -21,7 +50,6 @@ def describe_machine(directory: Path) -> dict[str, Any]:
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
         "file system": _file_system(directory),
-        "load before": f"{os.getloadavg()[0]:.1f}",
         "commit": _commit(),
     }
 
