@@ -209,6 +209,8 @@ def main() -> None:
         for row in all_rows(scale=0.02 if arguments.quick else 1, gigabyte=gigabyte)
         if _is_chosen(row.name, arguments.rows)
     ]
+    if not rows:
+        sys.exit("no row has such a name; --list shows all")
     if arguments.list:
         for row in rows:
             console.print(f"{row.name:16} {row.title}", markup=False)
