@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import logging
 
-from . import _compiled, etcd
+from . import _build, etcd
 from ._crc32c import crc_backend
 from ._errors import (
     CompactedError,
@@ -143,7 +143,7 @@ __all__ = [
     "verify",
 ]
 
-__compiled__ = _compiled.COMPILED
+__compiled__ = _build.COMPILED
 """Whether the loops over records run compiled."""
 
 for _name in __all__:

@@ -88,7 +88,7 @@ def _write_varint(out: BytesWriter, value: i64) -> None:
 
 
 # The mark codes by type and mark, eight to a type.
-_CODES: Final = bytes(CODES.get(number >> 3, {}).get(number & 7, 0) for number in range(48))
+_CODES: Final = bytes([CODES.get(number >> 3, {}).get(number & 7, 0) for number in range(48)])
 _NONE: Final = 0
 _ONLY: Final = 1
 _FIRST: Final = 2

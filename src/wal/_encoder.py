@@ -17,7 +17,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from ._compiled import COMPILED
+from ._build import COMPILED
 from ._files import File
 from ._frame import Payload
 from ._stamp import Stamp, encode_stamp, stamp_offset, stamp_reach

@@ -12,7 +12,7 @@ import operator
 from collections.abc import Iterable
 from itertools import islice
 
-from ._compiled import COMPILED
+from ._build import COMPILED
 from ._errors import EntryTooLargeError, IndexOrderError, RecordTypeError
 from ._frame import Payload, RecordType
 from ._records import DEFAULT_REGISTRY, Entry, HardState, LogEntry, Record, RecordRegistry, Snapshot

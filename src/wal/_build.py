@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Whether the loops over records run compiled.
+How this installation was built: whether the loops over records run compiled.
 
 They are written twice: tuned for the interpreter (``_codec``), and for mypyc (``_codec_compiled``). The second ones are
-in an installation as extension modules if it was built so (see ``hatch_build.py``), else not at all, or as
-sources that are no faster.
+extension modules if the installation was built so (``WAL_BUILD_COMPILED=1 pip install .``), and are not used otherwise.
 """
 
 from __future__ import annotations
