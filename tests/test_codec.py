@@ -204,7 +204,9 @@ ODD_ENTRIES = [
 ]
 
 
-@pytest.mark.parametrize(("what", "value"), ODD_ENTRIES, ids=lambda value: f"{value!r:.30}")
+@pytest.mark.parametrize(
+    ("what", "value"), ODD_ENTRIES, ids=lambda value: "a-view" if isinstance(value, memoryview) else f"{value!r:.30}"
+)
 def test_an_odd_entry_among_others(codec: Any, what: str, value: Any) -> None:
     """Wherever it stands, it is what it is by itself, and so are those around it."""
     for place in range(3):
