@@ -45,7 +45,7 @@ def frame_by_frame(saves: list[list[Payload]], crc: int, *, synced: bool, save_m
 
 # Where the length of a CRC or of data changes, and where what goes with a length is not kept any more.
 CRCS = [0, 1, *(2**bits + more for bits in (7, 14, 21, 28) for more in (-1, 0)), 2**32 - 1]
-LENGTHS = [0, 1, 2, 7, 8, 100, 127, 128, 4095, 4096, 4097, 16_383, 16_384]
+LENGTHS = [0, 1, 2, 7, 8, 100, 127, 128, 511, 512, 4095, 4096, 4097, 16_383, 16_384]
 
 crcs = st.sampled_from(CRCS) | st.integers(0, 2**32 - 1)
 data = st.binary(max_size=20) | st.builds(

@@ -14,7 +14,7 @@ from typing import Any, Final
 from librt.strings import BytesWriter, write_i64_le
 from mypy_extensions import i64, u8
 
-from ._crc32c import extend
+from ._crc32c import DATA_FIRST, native
 from ._frame import Payload, RecordType
 from ._marks import CODES, Mark
 from ._records import Entry, LogEntry
@@ -23,6 +23,9 @@ __all__ = ["encode_group", "marshal_entries"]
 
 _ENTRY: Final = 2
 assert RecordType.ENTRY.value == _ENTRY  # mypyc knows the numbers of Final names only if they stand there
+
+_LONG: Final = 512
+"""Data of so many bytes do not go through the writer, which would copy them once more."""
 
 
 def marshal_entries(
@@ -65,8 +68,11 @@ def marshal_entries(
         if length:
             out.append(0x1A)
             _write_varint(out, length)
+        if length < _LONG:
             out.write(payload)
-        records.append((_ENTRY, out.getvalue()))
+            records.append((_ENTRY, out.getvalue()))
+        else:
+            records.append((_ENTRY, out.getvalue() + payload))
         next_index = index + 1
     else:
         return [], next_index if next_index != -1 else expected
@@ -100,7 +106,9 @@ assert [mark.value for mark in Mark][:5] == [_NONE, _ONLY, _FIRST, _MORE, _LAST]
 def encode_group(saves: Sequence[Sequence[Payload]], crc: int, *, synced: bool, save_marks: bool) -> tuple[bytes, int]:
     """See ``_codec``."""
     codes: bytes = _CODES
-    continued: Any = extend
+    continued: Any = native
+    data_first: bool = DATA_FIRST
+    pieces: list[bytes] = []
     out = BytesWriter()
     mark: i64
     for save in saves:
@@ -111,17 +119,29 @@ def encode_group(saves: Sequence[Sequence[Payload]], crc: int, *, synced: bool, 
             left -= 1
             if left == 0 and mark != _NONE:
                 mark = _ONLY if mark == _FIRST else _LAST
-            crc = continued(crc, data)
+            crc = continued(data, crc) if data_first else continued(crc, data)
             type: i64 = its_type
-            _write_frame(out, type, crc, data, i64(codes[type << 3 | mark]))
+            length: i64 = len(data)
+            padding = _write_prefix(out, type, crc, length, i64(codes[type << 3 | mark]))
+            if length < _LONG:
+                out.write(data)
+            else:
+                pieces.append(out.getvalue())
+                pieces.append(data)
+                out.truncate(0)
+            while padding:
+                out.append(0)
+                padding -= 1
             if mark == _FIRST:
                 mark = _MORE
-    return out.getvalue(), crc
+    if not pieces:
+        return out.getvalue(), crc
+    pieces.append(out.getvalue())
+    return b"".join(pieces), crc
 
 
-def _write_frame(out: BytesWriter, type: i64, crc: i64, data: bytes, mark_code: i64) -> None:
-    """Write what ``encode_frame`` returns."""
-    length: i64 = len(data)
+def _write_prefix(out: BytesWriter, type: i64, crc: i64, length: i64, mark_code: i64) -> i64:
+    """Write what stands before the data in a frame, and return how many bytes of padding stand behind it."""
     size: i64 = 2 + length
     if crc:
         size += 1 + _varint_bytes(crc)
@@ -140,10 +160,7 @@ def _write_frame(out: BytesWriter, type: i64, crc: i64, data: bytes, mark_code: 
     if length:
         out.append(0x1A)
         _write_varint(out, length)
-        out.write(data)
-    while padding:
-        out.append(0)
-        padding -= 1
+    return padding
 
 
 def _varint_bytes(value: i64) -> i64:
