@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "wal"  # what is installed may 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    {"_build", "_crc32c", "_errors", "_locks", "_names", "_protobuf", "_simulated_disk"},
+    {"_build", "_crc32c", "_crc32c_compiled", "_errors", "_locks", "_names", "_protobuf", "_simulated_disk"},
     {"_files", "_frame"},
     {"_records", "_segments", "_stamp"},
     {"_marks"},

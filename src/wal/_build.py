@@ -13,7 +13,7 @@ from importlib.util import find_spec
 
 __all__ = ["COMPILED"]
 
-_NAMES = ["_codec_compiled"]
+_NAMES = ["_crc32c_compiled", "_codec_compiled"]
 
 
 def _load() -> bool:

@@ -15,6 +15,7 @@ from librt.strings import BytesWriter, write_i64_le
 from mypy_extensions import i64, u8
 
 from ._crc32c import DATA_FIRST, native
+from ._crc32c_compiled import SHORT, extend_short
 from ._frame import Payload, RecordType
 from ._marks import CODES, Mark
 from ._records import Entry, LogEntry
@@ -110,6 +111,7 @@ def encode_group(saves: Sequence[Sequence[Payload]], crc: int, *, synced: bool, 
     data_first: bool = DATA_FIRST
     pieces: list[bytes] = []
     out = BytesWriter()
+    chain: i64 = crc
     mark: i64
     for save in saves:
         left: i64 = len(save)
@@ -119,10 +121,13 @@ def encode_group(saves: Sequence[Sequence[Payload]], crc: int, *, synced: bool, 
             left -= 1
             if left == 0 and mark != _NONE:
                 mark = _ONLY if mark == _FIRST else _LAST
-            crc = continued(data, crc) if data_first else continued(crc, data)
             type: i64 = its_type
             length: i64 = len(data)
-            padding = _write_prefix(out, type, crc, length, i64(codes[type << 3 | mark]))
+            if length < SHORT:
+                chain = extend_short(chain, data)
+            else:
+                chain = continued(data, chain) if data_first else continued(chain, data)
+            padding = _write_prefix(out, type, chain, length, i64(codes[type << 3 | mark]))
             if length < _LONG:
                 out.write(data)
             else:
@@ -135,9 +140,9 @@ def encode_group(saves: Sequence[Sequence[Payload]], crc: int, *, synced: bool, 
             if mark == _FIRST:
                 mark = _MORE
     if not pieces:
-        return out.getvalue(), crc
+        return out.getvalue(), chain
     pieces.append(out.getvalue())
-    return b"".join(pieces), crc
+    return b"".join(pieces), chain
 
 
 def _write_prefix(out: BytesWriter, type: i64, crc: i64, length: i64, mark_code: i64) -> i64:
