@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -176,7 +180,25 @@ class Strange(wal.Entry):
 
 
 # Where the length of an index changes, and where indexes end.
-FIRSTS = [-130, -2, -1, 0, 1, 120, 127, 128, 250, 16_380, 2**21 - 3, 2**56, 2**63 - 3, 2**64 - 4, 2**64 - 1, 2**64]
+FIRSTS = [
+    -130,
+    -2,
+    -1,
+    0,
+    1,
+    120,
+    127,
+    128,
+    250,
+    16_380,
+    2**21 - 3,
+    2**56,
+    2**60 - 4,
+    2**63 - 4,
+    2**64 - 4,
+    2**64 - 1,
+    2**64,
+]
 ODD: dict[str, list[Any]] = {
     "index": [True, Number.PUT, 200.0, 201.0, 202.0, None, "1", -1, -2, 0, 1, 127, 128, 199, 203, 2**63, 2**64],
     "data": [b"bytes", Bytes(b"own"), bytearray(b"array"), memoryview(b"view"), "text", "", None, 7],
@@ -246,6 +268,16 @@ def test_entries_of_a_registered_class(codec: Any, entries: list[Any]) -> None:
     assert outcome(Marshaller(registry, 10**7).entries, entries) == outcome(one_by_one, entries, registry, 10**7)
 
 
+@pytest.mark.parametrize("first", FIRSTS)
+@pytest.mark.parametrize("kind", [0, 1])
+def test_every_length_of_an_index(codec: Any, first: int, kind: int) -> None:
+    """Indexes of every length, and those that no log can have, across every change of their length."""
+    for count in range(1, 9):
+        entries = [wal.Entry(index, b"data", kind) for index in range(first, first + count)]
+
+        assert outcome(Marshaller(None, 1000).entries, entries) == outcome(one_by_one, entries, None, 1000)
+
+
 @pytest.mark.parametrize("first", [1, 100, 16_300])
 @pytest.mark.parametrize("length", [0, 1, 111, 127, 128, 4096, 4097])
 def test_many_entries(codec: Any, first: int, length: int) -> None:
@@ -265,3 +297,32 @@ def test_the_longest_entry(codec: Any, length: int, over: int) -> None:
     marshaller = Marshaller(None, len(entries[0].marshal()))
 
     assert (outcome(marshaller.entries, entries)[0][0] is wal.EntryTooLargeError) == bool(over)
+
+
+# -------------------------------------------------------------------------------------- which of them is used
+
+SAVES = """
+import sys
+for name in sys.argv[1:]:
+    sys.modules[name] = None
+import tempfile, types, wal
+with wal.WAL.create(tempfile.mkdtemp() + "/wal") as log:
+    log.save(None, [wal.Entry(index, b"data") for index in range(1, 200)])
+functions = wal._encoder.encode_group, wal._marshal.marshal_entries
+print(wal.__compiled__, *(isinstance(function, types.BuiltinFunctionType) for function in functions))
+"""
+
+
+@pytest.mark.parametrize("missing", [[], ["librt"]], ids=["all-is-there", "without-the-library-of-what-is-compiled"])
+def test_what_is_compiled_is_used_if_it_can_be(tmp_path: Path, missing: list[str]) -> None:
+    """``wal.__compiled__`` says which codec is in use; extension modules that cannot be loaded are done without."""
+    done = subprocess.run(
+        [sys.executable, "-c", SAVES, *missing],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    compiled = wal.__compiled__ and not missing
+
+    assert (done.stdout, done.stderr) == (f"{compiled} {compiled} {compiled}\n", "")
