@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 ON_ALL_CORES = --numprocesses auto --dist loadscope
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-unexport PYTHONPATH PYTHONHOME
+unexport PYTHONPATH PYTHONHOME WAL_BUILD_COMPILED
 
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
