@@ -17,7 +17,7 @@ from mypy_extensions import i64
 __all__ = ["SHORT", "extend_short"]
 
 SHORT: Final = 256
-"""Longer data are a matter for the packages, which have instructions of the processor for it."""
+"""Longer data are a matter for packages that use the processor's instruction for it."""
 
 _POLYNOMIAL: Final = 0x82F63B78  # its bits are in the reverse order
 _PLACES: Final = 16
