@@ -8,11 +8,11 @@ BIN = $(VENV)/bin
 ON_ALL_CORES = --numprocesses auto --dist loadscope
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-unexport PYTHONPATH PYTHONHOME
+unexport PYTHONPATH PYTHONHOME WAL_BUILD_COMPILED
 
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
-.PHONY: help demo test torture fuzz bench mutants tests-on wheel-check format clean
+.PHONY: help demo test compiled torture fuzz bench mutants tests-on wheel-check format clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
@@ -24,7 +24,7 @@ test: $(VENV)/.dev  ## Check format, style and types, and run all tests with cov
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/mypy conftest.py .ci/check_wheel.py
+	$(BIN)/mypy conftest.py hatch_build.py .ci/check_wheel.py
 	$(BIN)/pytest $(ON_ALL_CORES) --cov
 
 torture: $(VENV)/.dev  ## Crash, tear, damage, fail and race at length. EFFORT=deep takes hours.
@@ -44,6 +44,12 @@ tests-on:  ## Run the tests alone on another Python: make tests-on PYTHON=python
 	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') \
 	&& $(MAKE) --no-print-directory VENV=.venv-$$version .venv-$$version/.test \
 	&& .venv-$$version/bin/pytest $(ON_ALL_CORES)
+
+compiled:  ## Run the tests alone on the compiled build: in .venv-compiled, which takes a C compiler and Python's headers.
+	@$(MAKE) --no-print-directory VENV=.venv-compiled .venv-compiled/.test
+	WAL_BUILD_COMPILED=1 .venv-compiled/bin/pip install --quiet --force-reinstall .
+	@.venv-compiled/bin/python -I -c 'import wal; assert wal.__compiled__, wal; print("Testing", wal)'
+	.venv-compiled/bin/pytest $(ON_ALL_CORES)
 
 wheel-check: $(VENV)/.dev  ## Build the sdist and the wheel, and try the wheel in an environment of its own.
 	rm -rf dist .venv-wheel

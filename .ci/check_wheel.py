@@ -22,6 +22,8 @@ assert sys.prefix in wal.__file__, f"this is not the wheel's: {wal.__file__}"
 assert tags == ["py3-none-any"], tags
 assert runtime == {"crcmod", "portalocker"}, runtime
 assert "wal/py.typed" in names
+assert not wal.__compiled__, "this is the pure wheel"
+assert not any("_compiled" in name for name in names), "the pure wheel has what is written for the compiler"
 assert {name.partition("/")[0] for name in names if "dist-info" not in name} == {"wal"}, "the wheel has other files"
 for license_file in ("LICENSE", "NOTICE"):
     assert any(name.endswith(f"licenses/{license_file}") for name in names), f"the wheel lacks {license_file}"

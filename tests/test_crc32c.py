@@ -36,15 +36,22 @@ RFC_3720 = [
 ]
 
 
+SHORT = "_crc32c_compiled"
+"""The one of our own, for short data, be it compiled or not."""
+
+
 @functools.cache
 def backend(name: str) -> Extend:
+    if name == SHORT:
+        extend_short: Extend = pytest.importorskip(f"wal.{SHORT}").extend_short
+        return extend_short
     try:
         return _crc32c.BACKENDS[name]()
     except ImportError as error:
         pytest.skip(f"{name} is not installed: {error}")
 
 
-@pytest.fixture(params=list(_crc32c.BACKENDS))
+@pytest.fixture(params=[*_crc32c.BACKENDS, SHORT])
 def extend(request: pytest.FixtureRequest) -> Extend:
     """One implementation after the other."""
     return backend(request.param)
@@ -103,7 +110,7 @@ def test_a_large_input(extend: Extend) -> None:
     assert whole == extend(extend(7, data[:1_234_567]), data[1_234_567:])
 
 
-@given(name=st.sampled_from(list(_crc32c.BACKENDS)), crc=st.integers(0, 2**32 - 1), parts=st.lists(st.binary()))
+@given(name=st.sampled_from([*_crc32c.BACKENDS, SHORT]), crc=st.integers(0, 2**32 - 1), parts=st.lists(st.binary()))
 def test_chaining(name: str, crc: int, parts: list[bytes]) -> None:
     """A CRC that is extended part by part is that of the whole."""
     extend = backend(name)
@@ -168,7 +175,9 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     import wal
 from wal import _crc32c
-values = [_crc32c.extend(crc, bytes.fromhex(data)) for crc, data in json.load(sys.stdin)]
+pairs = [(crc, bytes.fromhex(data)) for crc, data in json.load(sys.stdin)]
+values = [_crc32c.extend(crc, data) for crc, data in pairs]
+assert values == [_crc32c.native(*(data, crc) if _crc32c.DATA_FIRST else (crc, data)) for crc, data in pairs]
 at_import = list(messages)
 for _ in range(2):
     try:

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import logging
 
-from . import etcd
+from . import _build, etcd
 from ._crc32c import crc_backend
 from ._errors import (
     CompactedError,
@@ -144,6 +144,9 @@ __all__ = [
     "valid_snapshots",
     "verify",
 ]
+
+__compiled__ = _build.COMPILED
+"""Whether the loops over records run compiled."""
 
 for _name in __all__:
     # Tracebacks, reprs and pickles show the name that users import, not the module that it is written in.

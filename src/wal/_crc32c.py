@@ -68,6 +68,18 @@ def _choose() -> tuple[str, Extend]:
 _backend, extend = _choose()
 
 
+def _choose_native() -> tuple[Callable[..., int], bool]:
+    if _backend == "crc32c":
+        import crc32c
+
+        return crc32c.crc32c, True
+    return extend, False
+
+
+native, DATA_FIRST = _choose_native()
+"""The implementation without our wrapper, if it comes from C, and whether it takes the data first."""
+
+
 def crc_backend() -> str:
     """Name the CRC-32C implementation in use: ``crc32c``, ``google-crc32c``, ``crcmod`` or ``crcmod (pure Python)``."""
     return _backend

@@ -22,10 +22,15 @@ import logging
 import time
 from collections.abc import Sequence
 
-from ._codec import encode_group
+from ._build import COMPILED
 from ._files import File
 from ._frame import Payload
 from ._stamp import Stamp, encode_stamp, stamp_offset, stamp_reach
+
+if COMPILED:
+    from ._codec_compiled import encode_group
+else:
+    from ._codec import encode_group
 
 __all__ = ["Encoder"]
 

@@ -12,10 +12,15 @@ import operator
 from collections.abc import Iterable
 from itertools import islice
 
-from ._codec import marshal_entries
+from ._build import COMPILED
 from ._errors import EntryTooLargeError, IndexOrderError, RecordTypeError
 from ._frame import Payload, RecordType
 from ._records import DEFAULT_REGISTRY, Entry, HardState, LogEntry, Record, RecordRegistry, Snapshot
+
+if COMPILED:
+    from ._codec_compiled import marshal_entries
+else:
+    from ._codec import marshal_entries
 
 __all__ = ["Marshaller"]
 
