@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The two loops that every entry read goes through: bytes to frames, and payloads to entries.
+
+Each is a fast path for what nearly all records are. It takes no step that the slow, exact code would not take, and
+leaves everything else to that: ``walk`` stops in front of what it does not know, and ``unmarshal_entries`` calls
+``Entry.unmarshal``. This module is tuned for the interpreter: one look-up tells all that a header says, and checks
+are made for many frames at once, which stand side by side in one large integer ("lanes" of 64 bits).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain, repeat
+from operator import itemgetter
+from typing import NamedTuple
+
+from ._crc32c import extend_each
+from ._frame import ALIGNMENT, MAX_RECORD_BYTES, RecordType, frame_bytes
+from ._marks import Mark, ends_save, fits, mark_of
+from ._records import Entry
+
+__all__ = ["LANES", "Frame", "Run", "Walk", "unmarshal_entries", "walk"]
+
+Frame = tuple[int, bytes, int]
+"""A record's type, its data, and the offset of its frame in the segment."""
+
+
+_IS_OTHER = bytes(type not in (RecordType.ENTRY, RecordType.CRC) for type in range(256))
+
+
+class Run:
+    """
+    Frames that stand one behind the other in a segment; iterate over it to get each as a ``Frame``.
+
+    Attributes:
+        start: The offset of the first one.
+        types: Their records' types.
+        values: Their records' data.
+        lengths: How many bytes each takes.
+    """
+
+    __slots__ = ("lengths", "start", "types", "values")
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.types = bytearray()
+        self.values: list[bytes] = []
+        self.lengths: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return zip(self.types, self.values, self.offsets(), strict=False)
+
+    def offsets(self) -> Iterator[int]:
+        """Yield the offset of each frame, and of the end."""
+        return accumulate(self.lengths, initial=self.start)
+
+    def append(self, type: int, value: bytes, length: int) -> None:
+        """Add the frame that follows."""
+        self.types.append(type)
+        self.values.append(value)
+        self.lengths.append(length)
+
+    def others(self) -> Iterator[tuple[int, Frame]]:
+        """Yield the frames that are neither entries nor CRCs, each with how many frames are before it."""
+        flags = self.types.translate(_IS_OTHER)
+        place = flags.find(1)
+        if place < 0:
+            return
+        offsets = list(self.offsets())
+        while place >= 0:
+            yield place, (self.types[place], self.values[place], offsets[place])
+            place = flags.find(1, place + 1)
+
+    def parts(self) -> Iterator[Run]:
+        """Yield it in parts of up to ``LANES`` frames."""
+        start = self.start
+        for begin in range(0, len(self), LANES):
+            part = Run(start)
+            part.types = self.types[begin : begin + LANES]
+            part.values = self.values[begin : begin + LANES]
+            part.lengths = self.lengths[begin : begin + LANES]
+            start += sum(part.lengths)
+            yield part
+
+    def take(self, count: int) -> Run:
+        """Take the first frames out and return them."""
+        taken = Run(self.start)
+        taken.types, self.types = self.types[:count], self.types[count:]
+        taken.values, self.values = self.values[:count], self.values[count:]
+        taken.lengths, self.lengths = self.lengths[:count], self.lengths[count:]
+        self.start += sum(taken.lengths)
+        return taken
+
+
+# ---------------------------------------------------------------------------------------------------- lanes
+
+LANES = 4096
+"""How many frames or entries go through one pass at most."""
+
+_new = object.__new__
+
+
+def _each(value: int, count: int = LANES) -> int:
+    """Return lanes that hold the same value."""
+    return int.from_bytes(value.to_bytes(8, "little") * count, "little")
+
+
+_DIGITS = [_each(0x7F << 7 * place) for place in range(5)]
+
+
+def _varints(lanes: int, count: int, digits: int) -> tuple[int, ...]:
+    """Return the varints of so many digits with which the lanes begin."""
+    values = 0
+    for place in range(digits):
+        values |= lanes >> place & _DIGITS[place]
+    return struct.unpack(f"<{count}Q", values.to_bytes(8 * count, "little"))
+
+
+# ----------------------------------------------------------------------------------------------------- walk
+
+
+class Walk(NamedTuple):
+    """How far ``walk`` came."""
+
+    at: int
+    """The place in the chunk that it reached, with the CRC chain and the mark of the frame before it."""
+    crc: int
+    mark: int
+    whole: int
+    """How many frames the run has up to the end of the last whole save; 0 if none came to its end."""
+    end: int
+    """The place of that end, with the chain and the mark there."""
+    end_crc: int
+    end_mark: int
+
+
+# A canonical frame begins with three words:
+#
+#     header     08 type 10 crc crc crc crc crc     1a length data ...
+#
+# A CRC below 2**28 takes fewer bytes, and what is behind it moves up. Fifteen of sixteen take five; nearly all
+# others four, with the 1a in the last byte of the second word.
+_WORDS = struct.Struct("<QQI")
+_FORM_5, _MASK_5, _LEAST_5 = 0x00_80808080_10_00_08, 0xF0_80808080_FF_F8_FF, 0x01 << 56
+_FORM_4, _MASK_4, _LAST_DIGIT_4 = 0x1A_00808080_10_00_08, 0xFF_80808080_FF_F8_FF, 0x7F << 48
+_4_AS_5 = 0x1A_80 << 48  # makes it a number of five digits, the last one 0
+
+_Shape = tuple[int, int, int, int, int, int]
+
+
+class _Shapes(dict[int, _Shape | None]):
+    """
+    All that the header of a canonical frame says, if its CRC takes so many bytes.
+
+    That is the frame's length; the record's end and the place where its data begin; the field that gives the
+    data's length, and a mask for its bytes; and the code of the mark. ``None`` if no canonical frame begins so.
+    """
+
+    def __init__(self, crc_bytes: int) -> None:
+        self._crc_bytes = crc_bytes
+
+    def __missing__(self, header: int) -> _Shape | None:
+        prefix = 3 + self._crc_bytes + 1
+        size = header & MAX_RECORD_BYTES
+        width = next((width for width in (1, 2, 3) if 0 < size - prefix - width < 1 << 7 * width), 0)
+        length = size - prefix - width
+        if not width or length >> 7 * (width - 1) == 0 or not frame_bytes(header):
+            return None
+        field = 0x1A
+        for place in range(width):
+            field |= (length >> 7 * place & 0x7F | (0x80 if place < width - 1 else 0)) << 8 * (place + 1)
+        mask = (1 << 8 * (width + 1)) - 1
+        moved = 8 * (5 - self._crc_bytes)  # the third word begins behind the field's first byte
+        begin = ALIGNMENT + prefix + width
+        shape = (frame_bytes(header), ALIGNMENT + size, begin, mask >> moved, field >> moved, header >> 59 & 15)
+        if len(self) >= _MOST_SHAPES:
+            self.clear()
+        self[header] = shape
+        return shape
+
+
+_MOST_SHAPES = 4096
+_SHAPES_5, _SHAPES_4 = _Shapes(5), _Shapes(4)
+
+# Tables of what the rules of _marks say: the mark by type and code, whether a mark fits the one before it, and
+# whether a save ends with it. A CRC record has no data, so here its type is none.
+_TYPES = frozenset(type.value for type in RecordType) - {RecordType.CRC.value}
+_MARKS = bytes(
+    mark_of(type, code << 59) if type in _TYPES else Mark.INVALID for type in range(16) for code in range(16)
+)
+_FITS = bytes(mark < Mark.INVALID and fits(mark, before) for before in range(32) for mark in range(8))
+_ENDS = bytes(ends_save(mark) for mark in range(256))
+
+
+def walk(data: bytes, at: int, crc: int, mark: int, run: Run) -> Walk:
+    """
+    Walk frames as long as they are whole, canonical and right, and append them to the run.
+
+    Args:
+        data: A part of a segment.
+        at: Where to begin in it.
+        crc: The CRC chain there.
+        mark: The mark of the frame before.
+        run: The frames before.
+    """
+    begin = at
+    records: list[int] = []
+    values: list[bytes] = []
+    lengths: list[int] = []
+    codes: list[int] = []
+    add_record, add_value, add_length, add_code = records.append, values.append, lengths.append, codes.append
+    unpack, shapes_5, shapes_4 = _WORDS.unpack_from, _SHAPES_5, _SHAPES_4
+    last = len(data) - _WORDS.size
+    while at <= last and len(values) < LANES:
+        header, record, field = unpack(data, at)
+        if record & _MASK_5 == _FORM_5 and record >= _LEAST_5:
+            shape = shapes_5[header]
+        elif record & _MASK_4 == _FORM_4 and record & _LAST_DIGIT_4:
+            shape = shapes_4[header]
+            record ^= _4_AS_5
+        else:
+            break
+        if shape is None:
+            break
+        length, stop, start, mask, expected_field, code = shape
+        if field & mask != expected_field:
+            break
+        add_record(record)
+        add_value(data[at + start : at + stop])
+        add_length(length)
+        add_code(code)
+        at += length
+    if at > len(data):  # the last one goes on behind the chunk
+        del records[-1], values[-1], lengths[-1], codes[-1]
+    count = len(values)
+    if count:
+        packed = struct.pack(f"<{count}Q", *records)
+        types = packed[1::8]
+        found = _varints(int.from_bytes(packed, "little") >> 24, count, 5)
+        expected = tuple(extend_each(chain((crc,), found), values))
+        marks = _beside(types, bytes(codes), 4).translate(_MARKS)
+        fitting = _beside(bytes((mark,)) + marks[:-1], marks, 3).translate(_FITS)
+        if found != expected or 0 in fitting:
+            count = next(k for k in range(count) if found[k] != expected[k] or not fitting[k])
+    if not count:
+        return Walk(begin, crc, mark, 0, begin, crc, mark)
+    whole = marks.translate(_ENDS).rfind(1, 0, count) + 1
+    before = len(run)
+    run.types += types[:count]
+    run.values += values[:count]
+    run.lengths += lengths[:count]
+    at = begin + sum(lengths[:count])
+    crc, mark = found[count - 1], marks[count - 1]
+    if not whole:
+        return Walk(at, crc, mark, 0, begin, 0, 0)
+    end = at - sum(lengths[whole:count])
+    return Walk(at, crc, mark, before + whole, end, found[whole - 1], marks[whole - 1])
+
+
+def _beside(high: bytes, low: bytes, bits: int) -> bytes:
+    """Return bytes with those of ``low`` in their lower bits and those of ``high`` above."""
+    return (int.from_bytes(high, "little") << bits | int.from_bytes(low, "little")).to_bytes(len(low), "little")
+
+
+# ------------------------------------------------------------------------------------------------- unmarshal
+
+
+_first_word = itemgetter(slice(8))
+
+
+def unmarshal_entries(values: Sequence[bytes], first: int) -> list[Entry] | None:
+    """
+    Return the entries with these payloads if their indexes are ``first``, ``first + 1``, ...
+
+    ``None`` if they are not, or one has a type, or their lengths do not all take as many bytes. There are at most
+    ``LANES`` of them.
+    """
+    # A canonical payload is: 08 index ... 1a length ... data
+    count = len(values)
+    digits = -(-first.bit_length() // 7)
+    words = b"".join(map(_first_word, values))
+    if not 0 < digits <= 5 or len(words) != 8 * count:
+        return None
+    width = 1 if digits == 5 or words[digits + 2] < 0x80 else 2
+    begin = 1 + digits + 1 + width
+    form, mask = 0x08, 0xFF
+    for place, byte, bits in (
+        *((place, 0x80, 0x80) for place in range(1, digits)),
+        (digits, 0, 0x80),
+        (digits + 1, 0x1A, 0xFF),
+        *((place, 0x80, 0x80) for place in range(digits + 2, begin - 1)),
+        (begin - 1, 0, 0x80),
+    ):
+        form |= byte << 8 * place
+        mask |= bits << 8 * place
+    lanes = int.from_bytes(words, "little")
+    indexes = _varints(lanes >> 8, count, digits)
+    lengths = _varints(lanes >> 8 * (digits + 2), count, width)
+    datas = [value[begin:] for value in values]
+    if (
+        lanes & _each(mask, count) != _each(form, count)
+        or indexes != tuple(range(first, first + count))
+        or lengths != tuple(map(len, datas))
+        or (width > 1 and min(lengths) < 0x80)
+    ):
+        return None
+    entries = list(map(_new, repeat(Entry, count)))  # one by one, __init__ takes twice as long
+    for entry, index, data in zip(entries, indexes, datas, strict=True):
+        entry.index = index
+        entry.data = data
+        entry.type = 0
+    return entries
