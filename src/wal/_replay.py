@@ -80,7 +80,7 @@ class LogContents(NamedTuple):
 
 class Replay:
     """
-    Walks the records of a log once; iterate over it or call ``contents()``.
+    Walks the records of a log once; iterate over it, or call ``skim()`` or ``contents()``.
 
     Args:
         fs: The file system.
@@ -153,6 +153,17 @@ class Replay:
                         yield LogRecord(RecordType.ENTRY, next(following), path, offset)
                     elif number != _CRC:
                         yield LogRecord(*self._other(frame, path), path, offset)
+
+    def skim(self) -> Iterator[LogRecord]:
+        """Yield every record that is neither a CRC nor an entry. Entries are looked at all the same."""
+        for path, run in self._runs():
+            if self._next_entries(run) is not None:
+                for _, frame in run.others():
+                    yield LogRecord(*self._other(frame, path), path, frame[2])
+            else:
+                for type, value, offset in self._one_by_one(run, path):
+                    if type is not RecordType.ENTRY:
+                        yield LogRecord(type, value, path, offset)
 
     def _runs(self) -> Iterator[tuple[Path, Run]]:
         for path, run in self.decoder:
