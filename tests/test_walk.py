@@ -30,10 +30,19 @@ from segments import (
 )
 from wal import CommitState, Entry, SnapshotMarker, _decoder, _frame, _marks, _replay
 from wal._crc32c import extend
-from wal._walk import LANES, Run, Walk, unmarshal_entries
-from wal._walk import walk as walk_frames
+from wal._walk import LANES, Run, Walk
 
 MARKED = [True, False]
+
+
+@pytest.fixture(scope="module", params=["_walk", "_walk_compiled"], autouse=True)
+def kernel(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The fast paths written for the interpreter, and those for mypyc, be they compiled or not."""
+    kernel = pytest.importorskip(f"wal.{request.param}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_decoder, "walk", kernel.walk)
+        patch.setattr(_replay, "unmarshal_entries", kernel.unmarshal_entries)
+        yield kernel
 
 
 def no_walk(data: bytes, at: int, crc: int, mark: int, run: Run) -> Walk:
@@ -166,38 +175,40 @@ def test_numbers_that_are_too_long(wanted: int, crc_bytes: int, length: int, len
     assert outcome == exact_walk(data)
 
 
-def walked_from(data: bytes, begin: int, crc: int) -> tuple[Walk, Run]:
+def walked_from(kernel: Any, data: bytes, begin: int, crc: int) -> tuple[Walk, Run]:
     run = Run(begin)
-    return walk_frames(data, begin, crc, _marks.Mark.ONLY, run), run
+    return kernel.walk(data, begin, crc, _marks.Mark.ONLY, run), run
 
 
 @pytest.mark.parametrize("save_marks", MARKED)
-def test_the_fast_path_is_taken(save_marks: bool) -> None:
+def test_the_fast_path_is_taken(kernel: Any, save_marks: bool) -> None:
     """Entries, states and markers in saves of any size are canonical, if their CRCs take four bytes or five."""
     save: list[Payload] = [*entries(*[100] * 40, 200, 20_000), (STATE, b"\x08\x07"), (SNAPSHOT, b"\x08\x07")]
     segment = segment_of([[save] * 20, [[payload] for payload in save] * 2], save_marks=save_marks, end=1 << 20)
     begin = segment.ends[0]
-    walked, run = walked_from(segment.data, begin, segment_of([]).crc)
+    walked, run = walked_from(kernel, segment.data, begin, segment_of([]).crc)
     assert (walked.at, walked.crc, walked.whole) == (segment.ends[-1], segment.crc, len(run))
     assert list(run) == segment.frames[3:]
 
 
-def test_a_walk_has_a_limit() -> None:
-    """One call walks no more frames than there are lanes, and the next one goes on."""
+def test_a_walk_goes_on_where_it_stopped(kernel: Any) -> None:
+    """The call that is tuned for the interpreter walks as many frames as it has lanes, and the next one the rest."""
     frame = _frame.encode_frame(ENTRY, 0x80000000, with_crc(0x80000000, 8, 0x80000000), 0)
     data = frame * (LANES + 10)
-    first, run = walked_from(data, 0, 0x80000000)
-    assert (first.at, first.whole, len(run)) == (LANES * len(frame), LANES, LANES)
-    second = walk_frames(data, first.at, first.crc, first.mark, run)
-    assert (second.at, second.whole, len(run)) == (len(data), LANES + 10, LANES + 10)
+    first, run = walked_from(kernel, data, 0, 0x80000000)
+    limit = LANES if kernel.__name__ == "wal._walk" else LANES + 10
+    assert (first.at, first.whole, len(run)) == (limit * len(frame), limit, limit)
+    second = kernel.walk(data, first.at, first.crc, first.mark, run)
+    assert (second.at, second.crc, len(run)) == (len(data), 0x80000000, LANES + 10)
+    assert list(run) == [(ENTRY, run.values[0], k * len(frame)) for k in range(LANES + 10)]
 
 
-def test_a_walk_ends_where_a_frame_goes_on_behind_the_chunk() -> None:
+def test_a_walk_ends_where_a_frame_goes_on_behind_the_chunk(kernel: Any) -> None:
     """A frame whose end, or whose padding, is not there is left to the exact code."""
     segment = segment_of([[entries(*[101] * 10)]])
     crc = segment_of([]).crc
     for cut in range(segment.ends[0], len(segment.data)):
-        walked, run = walked_from(segment.data[:cut], segment.ends[0], crc)
+        walked, run = walked_from(kernel, segment.data[:cut], segment.ends[0], crc)
         assert walked.whole == 0
         assert (
             list(run)
@@ -231,7 +242,7 @@ def unmarshalled(values: list[bytes]) -> list[Entry] | None:
     bit=st.integers(0, 7),
 )
 def test_entries_are_unmarshalled_as_exactly(
-    first: int, sizes: list[int], same: bool, type: int, at: int, change: str, place: int, bit: int
+    kernel: Any, first: int, sizes: list[int], same: bool, type: int, at: int, change: str, place: int, bit: int
 ) -> None:
     """What the fast path returns is what ``Entry.unmarshal`` makes of it, with consecutive indexes."""
     if same:
@@ -249,7 +260,7 @@ def test_entries_are_unmarshalled_as_exactly(
         "pad": value[:place] + bytes([value[place] | 0x80, 0]) + value[place + 1 :] if value else b"",
         "index": Entry(first, bytes(sizes[at])).marshal(),
     }[change]
-    fast = unmarshal_entries(values, first)
+    fast = kernel.unmarshal_entries(values, first)
     assert fast in (None, unmarshalled(values))
     if fast is not None:
         assert [entry.index for entry in fast] == list(range(first, first + len(values)))
@@ -257,38 +268,40 @@ def test_entries_are_unmarshalled_as_exactly(
 
 @pytest.mark.parametrize("first", [1, 100, 128, 20_000])
 @pytest.mark.parametrize("size", [0, 1, 4, 100, 127, 128, 200])
-def test_every_flipped_bit_of_a_payload(first: int, size: int) -> None:
+def test_every_flipped_bit_of_a_payload(kernel: Any, first: int, size: int) -> None:
     """With any bit in front of its data turned over, an entry is what ``Entry.unmarshal`` says, or is refused."""
     good = [Entry(first + k, bytes(size)).marshal() for k in range(3)]
     for at in range(3):
         for bit in range(8 * min(len(good[at]), 9)):
             values = [*good[:at], flipped(good[at], bit), *good[at + 1 :]]
-            assert unmarshal_entries(values, first) in (None, unmarshalled(values))
+            assert kernel.unmarshal_entries(values, first) in (None, unmarshalled(values))
 
 
 @pytest.mark.parametrize("index_bytes", range(1, 6))
 @pytest.mark.parametrize("length_bytes", range(1, 5))
 @pytest.mark.parametrize("size", [5, 130])
 @pytest.mark.parametrize("first", [1, 130])
-def test_numbers_of_an_entry_that_are_too_long(index_bytes: int, length_bytes: int, size: int, first: int) -> None:
+def test_numbers_of_an_entry_that_are_too_long(
+    kernel: Any, index_bytes: int, length_bytes: int, size: int, first: int
+) -> None:
     """An index or a length written with more bytes than it needs is refused."""
     values = [
         b"\x08" + digits(index, index_bytes) + b"\x1a" + digits(size, length_bytes) + bytes(size)
         for index in (first, first + 1)
     ]
-    assert unmarshal_entries(values, first) in (None, unmarshalled(values))
+    assert kernel.unmarshal_entries(values, first) in (None, unmarshalled(values))
 
 
 @pytest.mark.parametrize("first", [1, 100, 128, 16_000, 16_384, 2**21, 2**28, 2**34])
 @pytest.mark.parametrize(
     ("size", "short_index"), [(20, False), (100, False), (127, False), (128, True), (16_383, True)]
 )
-def test_the_fast_path_takes_default_entries(first: int, size: int, short_index: bool) -> None:
+def test_the_fast_path_takes_default_entries(kernel: Any, first: int, size: int, short_index: bool) -> None:
     """Entries in sequence are taken, whatever is in them, as long as what is before their data fits eight bytes."""
     if short_index and first >= 2**28:
         return
     expected = [Entry(index, bytes([index % 256]) * size) for index in range(first, first + 25)]
-    assert unmarshal_entries([entry.marshal() for entry in expected], first) == expected
+    assert kernel.unmarshal_entries([entry.marshal() for entry in expected], first) == expected
 
 
 # ------------------------------------------------------------------------------------------------------ logs

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ._build import COMPILED
 from ._crc32c import extend
 from ._errors import CorruptionError, CRCMismatchError, TornWriteError, UnknownRecordError, WALNotFoundError
 from ._files import READ, File, FileSystem
@@ -27,7 +28,12 @@ from ._frame import ALIGNMENT, HEADER, MAX_RECORD_BYTES, PREFIX_BYTES, RecordTyp
 from ._marks import Cause, Damage, Read, Verdict, ends_save, fits, judge, mark_of
 from ._names import SegmentName
 from ._segments import list_segments
-from ._walk import Frame, Run, walk
+from ._walk import Frame, Run
+
+if COMPILED:
+    from ._walk_compiled import walk
+else:
+    from ._walk import walk
 
 __all__ = ["Decoder", "Frame", "Position", "Run", "SegmentDecoder"]
 

@@ -19,6 +19,7 @@ from itertools import compress, repeat
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from ._build import COMPILED
 from ._decoder import Decoder, Frame, Position, Run
 from ._errors import (
     CorruptionError,
@@ -33,7 +34,11 @@ from ._files import FileSystem
 from ._frame import RecordType
 from ._records import DEFAULT_REGISTRY, Entry, HardState, LogEntry, Record, RecordRegistry, Snapshot
 from ._segments import segments_from
-from ._walk import unmarshal_entries
+
+if COMPILED:
+    from ._walk_compiled import unmarshal_entries
+else:
+    from ._walk import unmarshal_entries
 
 __all__ = ["LogContents", "LogRecord", "Replay", "beside_a_purge"]
 

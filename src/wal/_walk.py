@@ -190,11 +190,9 @@ _SHAPES_5, _SHAPES_4 = _Shapes(5), _Shapes(4)
 # Tables of what the rules of _marks say: the mark by type and code, whether a mark fits the one before it, and
 # whether a save ends with it. A CRC record has no data, so here its type is none.
 _TYPES = frozenset(type.value for type in RecordType) - {RecordType.CRC.value}
-_MARKS = bytes(
-    mark_of(type, code << 59) if type in _TYPES else Mark.INVALID for type in range(16) for code in range(16)
-)
-_FITS = bytes(mark < Mark.INVALID and fits(mark, before) for before in range(32) for mark in range(8))
-_ENDS = bytes(ends_save(mark) for mark in range(256))
+MARKS = bytes(mark_of(type, code << 59) if type in _TYPES else Mark.INVALID for type in range(16) for code in range(16))
+FITS = bytes(mark < Mark.INVALID and fits(mark, before) for before in range(32) for mark in range(8))
+ENDS = bytes(ends_save(mark) for mark in range(256))
 
 
 def walk(data: bytes, at: int, crc: int, mark: int, run: Run) -> Walk:
@@ -243,13 +241,13 @@ def walk(data: bytes, at: int, crc: int, mark: int, run: Run) -> Walk:
         types = packed[1::8]
         found = _varints(int.from_bytes(packed, "little") >> 24, count, 5)
         expected = tuple(extend_each(chain((crc,), found), values))
-        marks = _beside(types, bytes(codes), 4).translate(_MARKS)
-        fitting = _beside(bytes((mark,)) + marks[:-1], marks, 3).translate(_FITS)
+        marks = _beside(types, bytes(codes), 4).translate(MARKS)
+        fitting = _beside(bytes((mark,)) + marks[:-1], marks, 3).translate(FITS)
         if found != expected or 0 in fitting:
             count = next(k for k in range(count) if found[k] != expected[k] or not fitting[k])
     if not count:
         return Walk(begin, crc, mark, 0, begin, crc, mark)
-    whole = marks.translate(_ENDS).rfind(1, 0, count) + 1
+    whole = marks.translate(ENDS).rfind(1, 0, count) + 1
     before = len(run)
     run.types += types[:count]
     run.values += values[:count]
@@ -309,7 +307,12 @@ def unmarshal_entries(values: Sequence[bytes], first: int) -> list[Entry] | None
         or (width > 1 and min(lengths) < 0x80)
     ):
         return None
-    entries = list(map(_new, repeat(Entry, count)))  # one by one, __init__ takes twice as long
+    return make_entries(indexes, datas)
+
+
+def make_entries(indexes: Sequence[int], datas: Sequence[bytes]) -> list[Entry]:
+    """Return ``list(map(Entry, indexes, datas))`` in half the time, without a call for each."""
+    entries = list(map(_new, repeat(Entry, len(datas))))
     for entry, index, data in zip(entries, indexes, datas, strict=True):
         entry.index = index
         entry.data = data
