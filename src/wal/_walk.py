@@ -19,6 +19,7 @@ from typing import NamedTuple
 from ._crc32c import extend_each
 from ._frame import ALIGNMENT, MAX_RECORD_BYTES, RecordType, frame_bytes
 from ._marks import Mark, ends_save, fits, mark_of
+from ._protobuf import varint
 from ._records import Entry
 
 __all__ = ["LANES", "Frame", "Run", "Walk", "unmarshal_entries", "walk"]
@@ -105,12 +106,8 @@ LANES = 4096
 _new = object.__new__
 
 
-def _each(value: int, count: int = LANES) -> int:
-    """Return lanes that hold the same value."""
-    return int.from_bytes(value.to_bytes(8, "little") * count, "little")
-
-
-_DIGITS = [_each(0x7F << 7 * place) for place in range(5)]
+_DIGITS = [int.from_bytes((0x7F << 7 * place).to_bytes(8, "little") * LANES, "little") for place in range(5)]
+"""The bits of each digit of a varint, in all lanes, when the digits before it have moved together."""
 
 
 def _varints(lanes: int, count: int, digits: int) -> tuple[int, ...]:
@@ -165,19 +162,20 @@ class _Shapes(dict[int, _Shape | None]):
         self._crc_bytes = crc_bytes
 
     def __missing__(self, header: int) -> _Shape | None:
-        prefix = 3 + self._crc_bytes + 1
         size = header & MAX_RECORD_BYTES
-        width = next((width for width in (1, 2, 3) if 0 < size - prefix - width < 1 << 7 * width), 0)
-        length = size - prefix - width
-        if not width or length >> 7 * (width - 1) == 0 or not frame_bytes(header):
+        for width in (1, 2, 3):
+            begin = 3 + self._crc_bytes + 1 + width
+            field = varint(size - begin) if size > begin else b""
+            if len(field) == width:
+                break
+        else:
             return None
-        field = 0x1A
-        for place in range(width):
-            field |= (length >> 7 * place & 0x7F | (0x80 if place < width - 1 else 0)) << 8 * (place + 1)
-        mask = (1 << 8 * (width + 1)) - 1
-        moved = 8 * (5 - self._crc_bytes)  # the third word begins behind the field's first byte
-        begin = ALIGNMENT + prefix + width
-        shape = (frame_bytes(header), ALIGNMENT + size, begin, mask >> moved, field >> moved, header >> 59 & 15)
+        if not frame_bytes(header):
+            return None
+        if self._crc_bytes == 5:
+            field = b"\x1a" + field
+        mask, expected = (1 << 8 * len(field)) - 1, int.from_bytes(field, "little")
+        shape = frame_bytes(header), ALIGNMENT + size, ALIGNMENT + begin, mask, expected, header >> 59 & 15
         if len(self) >= _MOST_SHAPES:
             self.clear()
         self[header] = shape
@@ -225,8 +223,8 @@ def walk(data: bytes, at: int, crc: int, mark: int, run: Run) -> Walk:
             break
         if shape is None:
             break
-        length, stop, start, mask, expected_field, code = shape
-        if field & mask != expected_field:
+        length, stop, start, mask, expected, code = shape
+        if field & mask != expected:
             break
         add_record(record)
         add_value(data[at + start : at + stop])
@@ -240,11 +238,11 @@ def walk(data: bytes, at: int, crc: int, mark: int, run: Run) -> Walk:
         packed = struct.pack(f"<{count}Q", *records)
         types = packed[1::8]
         found = _varints(int.from_bytes(packed, "little") >> 24, count, 5)
-        expected = tuple(extend_each(chain((crc,), found), values))
+        right = tuple(extend_each(chain((crc,), found), values))
         marks = _beside(types, bytes(codes), 4).translate(MARKS)
         fitting = _beside(bytes((mark,)) + marks[:-1], marks, 3).translate(FITS)
-        if found != expected or 0 in fitting:
-            count = next(k for k in range(count) if found[k] != expected[k] or not fitting[k])
+        if found != right or 0 in fitting:
+            count = next(k for k in range(count) if found[k] != right[k] or not fitting[k])
     if not count:
         return Walk(begin, crc, mark, 0, begin, crc, mark)
     whole = marks.translate(ENDS).rfind(1, 0, count) + 1
@@ -270,43 +268,63 @@ def _beside(high: bytes, low: bytes, bits: int) -> bytes:
 
 _first_word = itemgetter(slice(8))
 
+_Prefix = tuple[bytes, bytes, int]
+
+
+class _Prefixes(dict[int, _Prefix]):
+    """
+    How a canonical payload without a type begins, by its size, if its index has so many digits.
+
+    That is the first word, the bits of it that are not the index or data, and the place where the data begin.
+    """
+
+    def __init__(self, digits: int) -> None:
+        self._digits = digits
+
+    def __missing__(self, size: int) -> _Prefix:
+        index = bytes([0x80] * (self._digits - 1) + [0])
+        for width in range(4):
+            begin = 1 + len(index) + (1 + width if width else 0)
+            field = b"\x1a" + varint(size - begin) if width and size > begin else b""
+            form = b"\x08" + index + field
+            if len(form) == begin <= 8 and (width or size == begin):
+                mask = b"\xff" + b"\x80" * len(index) + b"\xff" * len(field)
+                prefix = form.ljust(8, b"\0"), mask.ljust(8, b"\0"), begin
+                break
+        else:
+            prefix = b"\1" * 8, b"\0" * 8, 0  # which nothing is equal to
+        if len(self) >= _MOST_SHAPES:
+            self.clear()
+        self[size] = prefix
+        return prefix
+
+
+_PREFIXES = [_Prefixes(digits) for digits in range(6)]
+
 
 def unmarshal_entries(values: Sequence[bytes], first: int) -> list[Entry] | None:
     """
     Return the entries with these payloads if their indexes are ``first``, ``first + 1``, ...
 
-    ``None`` if they are not, or one has a type, or their lengths do not all take as many bytes. There are at most
-    ``LANES`` of them.
+    ``None`` if they are not, or if one is not canonical: has a type, or takes more than a word in front of its data.
+    There are at most ``LANES`` of them.
     """
     # A canonical payload is: 08 index ... 1a length ... data
     count = len(values)
     digits = -(-first.bit_length() // 7)
+    if not 0 < digits < len(_PREFIXES):
+        return None
+    forms, masks, begins = zip(*map(_PREFIXES[digits].__getitem__, map(len, values)), strict=True)
     words = b"".join(map(_first_word, values))
-    if not 0 < digits <= 5 or len(words) != 8 * count:
-        return None
-    width = 1 if digits == 5 or words[digits + 2] < 0x80 else 2
-    begin = 1 + digits + 1 + width
-    form, mask = 0x08, 0xFF
-    for place, byte, bits in (
-        *((place, 0x80, 0x80) for place in range(1, digits)),
-        (digits, 0, 0x80),
-        (digits + 1, 0x1A, 0xFF),
-        *((place, 0x80, 0x80) for place in range(digits + 2, begin - 1)),
-        (begin - 1, 0, 0x80),
-    ):
-        form |= byte << 8 * place
-        mask |= bits << 8 * place
+    if len(words) < 8 * count:
+        words = b"".join([value[:8].ljust(8, b"\0") for value in values])
     lanes = int.from_bytes(words, "little")
-    indexes = _varints(lanes >> 8, count, digits)
-    lengths = _varints(lanes >> 8 * (digits + 2), count, width)
-    datas = [value[begin:] for value in values]
-    if (
-        lanes & _each(mask, count) != _each(form, count)
-        or indexes != tuple(range(first, first + count))
-        or lengths != tuple(map(len, datas))
-        or (width > 1 and min(lengths) < 0x80)
-    ):
+    if lanes & int.from_bytes(b"".join(masks), "little") != int.from_bytes(b"".join(forms), "little"):
         return None
+    indexes = _varints(lanes >> 8, count, digits)
+    if indexes != tuple(range(first, first + count)):
+        return None
+    datas = [value[begin:] for value, begin in zip(values, begins, strict=True)]
     return make_entries(indexes, datas)
 
 

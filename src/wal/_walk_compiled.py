@@ -114,9 +114,7 @@ def unmarshal_entries(values: Sequence[bytes], first: int) -> list[Entry] | None
     value: bytes
     for value in values:
         size: i64 = len(value)
-        if size < 8:
-            return None
-        word = read_i64_le(value, 0)
+        word = read_i64_le(value if size >= 8 else value.ljust(8, b"\0"), 0)
         if word & 0xFF != 0x08:
             return None
         word >>= 8
@@ -128,9 +126,17 @@ def unmarshal_entries(values: Sequence[bytes], first: int) -> list[Entry] | None
             word >>= 8
             at += 1
             rest >>= 7
-        if word & 0xFF != rest or word >> 8 & 0xFF != 0x1A:
+        at += 1
+        if word & 0xFF != rest or at > size:
             return None
-        at += 2
+        index += 1
+        if at == size:
+            indexes.append(index - 1)
+            datas.append(b"")
+            continue
+        if word >> 8 & 0xFF != 0x1A:
+            return None
+        at += 1
         shift: i64 = 0
         length: i64 = 0
         while True:
@@ -144,7 +150,6 @@ def unmarshal_entries(values: Sequence[bytes], first: int) -> list[Entry] | None
             shift += 7
         if at + length != size or (shift and byte == 0):
             return None
-        indexes.append(index)
+        indexes.append(index - 1)
         datas.append(value[at:])
-        index += 1
     return make_entries(indexes, datas)
