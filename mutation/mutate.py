@@ -44,6 +44,7 @@ OWN_TESTS = {
     "_replay": ["test_reader"],
     "_segments": ["test_wal_open", "test_reader"],
     "_stamp": ["test_at_rest"],
+    "_walk": ["test_walk"],
     "_wal": ["test_wal_save", "test_wal_open", "test_wal_create"],
 }
 ALL_TESTS = [
@@ -53,6 +54,7 @@ ALL_TESTS = [
     "test_old_bugs",
     "test_reader",
     "test_decoder",
+    "test_walk",
     "test_repair",
     "test_fixtures",
     "test_wal_faults",

@@ -3,8 +3,8 @@
 How this installation was built: whether the loops over records run compiled.
 
 They are written twice: tuned for the interpreter (``_codec``, ``_walk``), and for mypyc (``_codec_compiled``,
-``_walk_compiled``). The second ones are
-extension modules if the installation was built so (``WAL_BUILD_COMPILED=1 pip install .``), and are not used otherwise.
+``_walk_compiled``). The second ones are extension modules if the installation was built so (``WAL_BUILD_COMPILED=1
+pip install .``), and are not used otherwise.
 """
 
 from __future__ import annotations
