@@ -49,9 +49,11 @@ MODULES = (
     "_stamp",
     "_turns",
     "_wal",
+    "_walk",
 )
 TESTS = (
     "at_rest",
+    "codec",
     "concurrency",
     "decoder",
     "file_storage",
@@ -65,6 +67,7 @@ TESTS = (
     "repair",
     "retention",
     "torn_writes",
+    "walk",
     "wal_create",
     "wal_faults",
     "wal_locks",

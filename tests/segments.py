@@ -173,7 +173,7 @@ def walk(
     """Walk a segment to its end and judge that."""
     file = data if isinstance(data, Bytes) else Bytes(data)
     segment = SegmentDecoder(file.read, len(file.data), start, head)
-    runs = list(segment.saves())
+    runs = [list(run) for run in segment.saves()]
     verdict, reason = segment.judge(last_segment=last_segment)
     assert segment.damage is not None
     return Outcome([f for run in runs for f in run], segment.position, verdict, reason, segment.damage, runs)

@@ -2,8 +2,9 @@
 """
 How this installation was built: whether the loops over records run compiled.
 
-They are written twice: tuned for the interpreter (``_codec``), and for mypyc (``_codec_compiled``). The second ones are
-extension modules if the installation was built so (``WAL_BUILD_COMPILED=1 pip install .``), and are not used otherwise.
+They are written twice: tuned for the interpreter (``_codec``, ``_walk``), and for mypyc (``_codec_compiled``,
+``_walk_compiled``). The second ones are extension modules if the installation was built so (``WAL_BUILD_COMPILED=1
+pip install .``), and are not used otherwise.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from importlib.util import find_spec
 
 __all__ = ["COMPILED"]
 
-_NAMES = ["_crc32c_compiled", "_codec_compiled"]
+_NAMES = ["_crc32c_compiled", "_codec_compiled", "_walk_compiled"]
 
 
 def _load() -> bool:

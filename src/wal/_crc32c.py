@@ -11,13 +11,13 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from typing import cast
 
 import crcmod.predefined
 
-__all__ = ["crc_backend", "extend", "warn_if_slow"]
+__all__ = ["crc_backend", "extend", "extend_each", "warn_if_slow"]
 
 Extend = Callable[[int, bytes], int]
 
@@ -78,6 +78,11 @@ def _choose_native() -> tuple[Callable[..., int], bool]:
 
 native, DATA_FIRST = _choose_native()
 """The implementation without our wrapper, if it comes from C, and whether it takes the data first."""
+
+
+def extend_each(crcs: Iterable[int], values: Iterable[bytes]) -> Iterator[int]:
+    """Extend each CRC by the data beside it."""
+    return map(native, values, crcs) if DATA_FIRST else map(native, crcs, values)
 
 
 def crc_backend() -> str:

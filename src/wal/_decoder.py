@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ._build import COMPILED
 from ._crc32c import extend
 from ._errors import CorruptionError, CRCMismatchError, TornWriteError, UnknownRecordError, WALNotFoundError
 from ._files import READ, File, FileSystem
@@ -27,11 +28,14 @@ from ._frame import ALIGNMENT, HEADER, MAX_RECORD_BYTES, PREFIX_BYTES, RecordTyp
 from ._marks import Cause, Damage, Read, Verdict, ends_save, fits, judge, mark_of
 from ._names import SegmentName
 from ._segments import list_segments
+from ._walk import Frame, Run
 
-__all__ = ["Decoder", "Frame", "Position", "SegmentDecoder"]
+if COMPILED:
+    from ._walk_compiled import walk
+else:
+    from ._walk import walk
 
-Frame = tuple[int, bytes, int]
-"""A record's type, its data, and the offset of its frame in the segment."""
+__all__ = ["Decoder", "Frame", "Position", "Run", "SegmentDecoder"]
 
 CHUNK_BYTES = 1 << 18
 
@@ -69,10 +73,10 @@ class SegmentDecoder:
         """Whether the whole saves so far hold the head; not if a head was begun and its save is not complete."""
         self._head = list(head)
 
-    def saves(self) -> Iterator[list[Frame]]:
+    def saves(self) -> Iterator[Run]:
         """Yield the frames of whole saves, many at a time."""
         offset, crc, mark = self.position
-        frames: list[Frame] = []  # first those of whole saves, then those of the open one
+        frames = Run(offset)  # first those of whole saves, then those of the open one
         asked = CHUNK_BYTES
         while self.damage is None:
             rest = self.size - offset
@@ -80,6 +84,16 @@ class SegmentDecoder:
             at = whole = 0
             wanted = CHUNK_BYTES
             while (left := len(data) - at) >= ALIGNMENT:
+                if crc is not None and mark is not None and not self._head:
+                    # Nearly all frames are walked here, many at once. The rest of the loop is for those that are not.
+                    walked = walk(data, at, crc, mark, frames)
+                    if walked.whole:
+                        whole = walked.whole
+                        self.position = Position(offset + walked.end, walked.end_crc, walked.end_mark)
+                        self.head_complete = True
+                    at, crc, mark, left = walked.at, walked.crc, walked.mark, len(data) - walked.at
+                    if left < ALIGNMENT:
+                        continue
                 (header,) = HEADER.unpack_from(data, at)
                 length = frame_bytes(header)
                 if length > left and at and left < rest - at:
@@ -105,7 +119,7 @@ class SegmentDecoder:
                     if cause is not None:
                         self.damage = Damage(offset + at, cause, length)
                         break
-                frames.append((type, value, offset + at))
+                frames.append(type, value, length)
                 crc = found
                 at += length
                 if ends_save(mark):
@@ -119,8 +133,7 @@ class SegmentDecoder:
             asked = wanted
             self.save_open = whole < len(frames)
             if whole:
-                yield frames[:whole]
-                del frames[:whole]
+                yield frames.take(whole)
 
     def _cause(self, type: int, expected: int, found: int, fitting: bool) -> Cause | None:
         """Say what is wrong with a well-formed frame, if it is not just part of the head."""
@@ -171,7 +184,7 @@ class Decoder:
         self.head_complete = False
         self.bytes = 0
 
-    def __iter__(self) -> Iterator[tuple[Path, list[Frame]]]:
+    def __iter__(self) -> Iterator[tuple[Path, Run]]:
         """Yield segments' paths with frames of whole saves in them."""
         crc = self.position.crc
         for name in self._names:

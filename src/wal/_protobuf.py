@@ -93,7 +93,11 @@ def decode_message(data: bytes, kinds: tuple[int, ...]) -> list[Any]:
         number, kind = tag >> 3, tag & 7
         if not last < number <= len(kinds) or kind != kinds[number - 1]:
             raise ValueError(f"byte {at} of the message cannot be the tag {tag:#x} after field {last}")
-        value, at = read_varint(data, at + 1, stop)
+        at += 1
+        if at < stop and (value := data[at]) < 0x80:  # as read_varint would say, without the call
+            at += 1
+        else:
+            value, at = read_varint(data, at, stop)
         if kind == _BYTES:
             begin, at = at, at + value
             if at > stop:

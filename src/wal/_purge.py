@@ -66,7 +66,7 @@ def purge(
 def _make_durable(fs: FileSystem, directory: Path, snapshot: Snapshot, registry: RecordRegistry | None) -> None:
     """Make sure that the log has the snapshot's marker, and that it and all behind it will not vanish."""
     replay = Replay(fs, directory, snapshot.index, registry)
-    for _ in replay:
+    for _ in replay.skim():
         pass  # it raises if the marker is not met
     for name in replay.names:
         try:

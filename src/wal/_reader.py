@@ -144,7 +144,7 @@ def verify(
 
     def report() -> VerifyReport:
         replay = Replay(fs, directory, None if snapshot is None else snapshot.index, registry)
-        for _ in replay:
+        for _ in replay.skim():
             pass
         return VerifyReport(
             path=directory,
@@ -185,7 +185,7 @@ def valid_snapshots(
 
     def markers() -> list[Snapshot]:
         replay = Replay(fs, directory, None, registry)
-        found = [record.value for record in replay if record.type is RecordType.SNAPSHOT]
+        found = [record.value for record in replay.skim() if record.type is RecordType.SNAPSHOT]
         committed = None if replay.state_data is None else replay.state.committed
         return [
             marker

@@ -15,10 +15,12 @@ Reading, verifying and repairing all go through here, so they agree.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import compress, repeat
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from ._decoder import Decoder, Frame, Position
+from ._build import COMPILED
+from ._decoder import Decoder, Frame, Position, Run
 from ._errors import (
     CorruptionError,
     IndexGapError,
@@ -30,13 +32,21 @@ from ._errors import (
 )
 from ._files import FileSystem
 from ._frame import RecordType
-from ._records import DEFAULT_REGISTRY, HardState, LogEntry, Record, RecordRegistry, Snapshot
+from ._records import DEFAULT_REGISTRY, Entry, HardState, LogEntry, Record, RecordRegistry, Snapshot
 from ._segments import segments_from
+
+if COMPILED:
+    from ._walk_compiled import unmarshal_entries
+else:
+    from ._walk import unmarshal_entries
 
 __all__ = ["LogContents", "LogRecord", "Replay", "beside_a_purge"]
 
 _CRC, _ENTRY, _METADATA = RecordType.CRC.value, RecordType.ENTRY.value, RecordType.METADATA.value
 _SNAPSHOT, _STATE = RecordType.SNAPSHOT.value, RecordType.STATE.value
+_IS_ENTRY = bytes(type == _ENTRY for type in range(256))
+
+_new_tuple = tuple.__new__
 
 
 class LogRecord(NamedTuple):
@@ -75,7 +85,7 @@ class LogContents(NamedTuple):
 
 class Replay:
     """
-    Walks the records of a log once; iterate over it or call ``contents()``.
+    Walks the records of a log once; iterate over it, or call ``skim()`` or ``contents()``.
 
     Args:
         fs: The file system.
@@ -132,22 +142,76 @@ class Replay:
         Entries up to the start are left out, unless they take the place of entries that were yielded.
         """
         start = self.start or 0
-        for path, frames in self.decoder:
-            self.records += len(frames)
-            for frame in frames:
-                type, data, offset = frame
-                if type == _ENTRY:
-                    before = self.last_entry
-                    entry = _unmarshal(self._entry, data, path, offset)
-                    self._follow(entry.index, path, offset)
-                    if entry.index > start or before > start:
-                        yield LogRecord(RecordType.ENTRY, entry, path, offset)
-                elif type != _CRC:
-                    yield self._other(frame, path)
+        for path, run in self._runs():
+            entries = self._next_entries(run) if self.last_entry >= start else None
+            if entries is None:
+                for type, value, offset in self._one_by_one(run, path):
+                    yield LogRecord(type, value, path, offset)
+            elif len(entries) == len(run):
+                columns = zip(repeat(RecordType.ENTRY), entries, repeat(path), run.offsets(), strict=False)
+                yield from map(_new_tuple, repeat(LogRecord), columns)
+            else:
+                following = iter(entries)
+                for frame in run:
+                    number, _, offset = frame
+                    if number == _ENTRY:
+                        yield LogRecord(RecordType.ENTRY, next(following), path, offset)
+                    elif number != _CRC:
+                        yield LogRecord(*self._other(frame, path), path, offset)
+
+    def skim(self) -> Iterator[LogRecord]:
+        """Yield every record that is neither a CRC nor an entry. Entries are looked at all the same."""
+        for path, run in self._runs():
+            if self._next_entries(run) is not None:
+                for _, frame in run.others():
+                    yield LogRecord(*self._other(frame, path), path, frame[2])
+            else:
+                for type, value, offset in self._one_by_one(run, path):
+                    if type is not RecordType.ENTRY:
+                        yield LogRecord(type, value, path, offset)
+
+    def _runs(self) -> Iterator[tuple[Path, Run]]:
+        for path, run in self.decoder:
+            self.records += len(run)
+            for part in run.parts():
+                yield path, part
         if not self._found:
             raise SnapshotNotFoundError(
-                start, f"{self._path} has no marker of snapshot {start}; valid_snapshots() lists those it has"
+                self.start or 0,
+                f"{self._path} has no marker of snapshot {self.start}; valid_snapshots() lists those it has",
             )
+
+    def _next_entries(self, run: Run) -> list[Entry] | None:
+        """Return a run's entries if they are default ones, each with the next index; ``None``: look one by one."""
+        if self._entry is not Entry:
+            return None
+        values = run.values
+        if (count := run.types.count(_ENTRY)) < len(run):
+            values = list(compress(values, run.types.translate(_IS_ENTRY)))
+        entries = unmarshal_entries(values, self.last_entry + 1) if count else []
+        if entries is not None:
+            self.last_entry += count
+            self.entries += count
+        return entries
+
+    def _one_by_one(self, run: Run, path: Path) -> Iterator[tuple[RecordType, Any, int]]:
+        """Yield type, value and offset of each record."""
+        start = self.start or 0
+        unmarshal = self._entry.unmarshal
+        for frame in run:
+            type, data, offset = frame
+            if type == _ENTRY:
+                before = self.last_entry
+                try:
+                    entry = unmarshal(data)
+                except Exception as error:
+                    raise _refused(self._entry, data, path, offset, error) from error
+                index = entry.index
+                self._follow(index, path, offset)
+                if index > start or before > start:
+                    yield RecordType.ENTRY, entry, offset
+            elif type != _CRC:
+                yield *self._other(frame, path), offset
 
     def _follow(self, index: int, path: Path, offset: int) -> None:
         if not 0 < index <= self.last_entry + 1 and not 0 < index <= max(self.last_marker, self._last_at_cut) + 1:
@@ -157,7 +221,8 @@ class Replay:
         self.last_entry = index
         self.entries += 1
 
-    def _other(self, frame: Frame, path: Path) -> LogRecord:
+    def _other(self, frame: Frame, path: Path) -> tuple[RecordType, Any]:
+        """Take notice of a record that is not an entry; return its type and value."""
         type, data, offset = frame
         if type == _METADATA:
             if self.metadata not in (None, data):
@@ -165,14 +230,14 @@ class Replay:
                     path, offset, f"metadata {data[:40]!r} differs from {self.metadata!r:.46} in the segments before"
                 )
             self.metadata = data
-            return LogRecord(RecordType.METADATA, data, path, offset)
+            return RecordType.METADATA, data
         if type == _STATE:
             self.state, self.state_data = _unmarshal(self._state, data, path, offset), data
-            return LogRecord(RecordType.STATE, self.state, path, offset)
+            return RecordType.STATE, self.state
         snapshot = _unmarshal(self._snapshot, data, path, offset)
         self.last_marker = max(self.last_marker, snapshot.index)
         self._found = self._found or snapshot.index == self.start
-        return LogRecord(RecordType.SNAPSHOT, snapshot, path, offset)
+        return RecordType.SNAPSHOT, snapshot
 
     def contents(self) -> LogContents:
         """
@@ -184,24 +249,43 @@ class Replay:
         start = self.start or 0
         entries: list[LogEntry] = []
         try:
-            entry: Any  # a LogEntry, where the type says so
-            for type, entry, path, offset in self:
-                if type is RecordType.ENTRY:
-                    place = max(entry.index - start - 1, 0)
-                    if place > len(entries):
-                        raise IndexGapError(
-                            path,
-                            offset,
-                            f"entry {entry.index} follows a snapshot that covers entries the log does not have;"
-                            " read it from that snapshot (valid_snapshots() lists them)",
-                        )
-                    del entries[place:]
-                    if entry.index > start:
-                        entries.append(entry)
+            for path, run in self._runs():
+                following = self._next_entries(run) if self.last_entry == start + len(entries) else None
+                if following is None:
+                    self._place(run, path, entries)
+                    continue
+                before = 0
+                try:
+                    for place, frame in run.others():
+                        before = place
+                        self._other(frame, path)
+                except CorruptionError:
+                    del following[run.types.count(_ENTRY, 0, before) :]
+                    raise
+                finally:
+                    entries += following
         except CorruptionError as error:
             error.entries = entries
             raise
         return LogContents(self.metadata or b"", self.state, entries, self.tail)
+
+    def _place(self, run: Run, path: Path, entries: list[LogEntry]) -> None:
+        """Put each of a run's entries in its place."""
+        start = self.start or 0
+        for type, entry, offset in self._one_by_one(run, path):
+            if type is RecordType.ENTRY:
+                index = entry.index
+                place = max(index - start - 1, 0)
+                if place > len(entries):
+                    raise IndexGapError(
+                        path,
+                        offset,
+                        f"entry {index} follows a snapshot that covers entries the log does not have;"
+                        " read it from that snapshot (valid_snapshots() lists them)",
+                    )
+                del entries[place:]
+                if index > start:
+                    entries.append(entry)
 
 
 _R = TypeVar("_R", bound=Record)
@@ -211,9 +295,11 @@ def _unmarshal(cls: type[_R], data: bytes, path: Path, offset: int) -> _R:
     try:
         return cls.unmarshal(data)
     except Exception as error:
-        raise RecordDecodeError(
-            path, offset, f"{cls.__qualname__}.unmarshal refused {len(data):,} intact bytes: {error}"
-        ) from error
+        raise _refused(cls, data, path, offset, error) from error
+
+
+def _refused(cls: type[Record], data: bytes, path: Path, offset: int, error: Exception) -> RecordDecodeError:
+    return RecordDecodeError(path, offset, f"{cls.__qualname__}.unmarshal refused {len(data):,} intact bytes: {error}")
 
 
 _T = TypeVar("_T")
