@@ -16,7 +16,8 @@ import pytest
 import wal
 from damage import overwrite, truncate, unstamp
 from logs import SMALL, Disk, frames, in_child, indexes, read, segments, tree, untouched
-from wal import CommitState, Entry, SnapshotMarker
+from segments import segment_of, write_log
+from wal import CommitState, Entry, RecordType, SnapshotMarker
 from wal._names import SegmentName
 
 METADATA = b"node"
@@ -724,3 +725,18 @@ def test_read_of_a_purged_log_goes_on_at_a_marker(path: Path) -> None:
         [Entry(5, bytes(SMALL)), Entry(6, bytes(SMALL)), Entry(7), Entry(8)],
         None,
     )
+
+
+def test_a_segment_grows_if_the_next_one_could_have_no_name(path: Path) -> None:
+    """A log of another writer with the greatest of all indexes cannot be cut, and takes saves all the same."""
+    marker = SnapshotMarker(2**64 - 1)
+    head = [(RecordType.CRC.value, b""), (RecordType.METADATA.value, b""), (RecordType.SNAPSHOT.value, b"")]
+    snapshot = [(RecordType.SNAPSHOT.value, marker.marshal())]
+    entry = [(RecordType.ENTRY.value, Entry(1, bytes(SMALL)).marshal())]
+    write_log(path, segment_of([[snapshot], [entry]], head=head).data)
+
+    with wal.read_wal(path, segment_size=SMALL).wal as log:
+        log.save_entry([Entry(1, b"instead")])
+
+    assert len(segments(path)) == 1
+    assert read(path).entries == [Entry(1, b"instead")]
