@@ -2,9 +2,12 @@
 """
 The two loops that every saved entry goes through: entries to payloads, and payloads to frames.
 
-Each has a fast path for what nearly all records are, and leaves everything else to the slow, exact code beside it:
-``marshal_entries`` hands back what is not canonical, and ``encode_group`` calls ``encode_frame``. Both paths give
-equal bytes. This module is tuned for the interpreter: it looks up and joins, and computes with many numbers at once.
+Each has faster ways for what most records are. ``marshal_entries`` takes canonical entries and hands back any other
+one, for its own ``marshal``. ``encode_group`` makes the frames of many entries of equal length at once, and looks up
+most of any other frame; the bytes are those of ``encode_frame``.
+
+This module is tuned for the interpreter: it looks up and joins, and computes with many numbers at once.
+``_codec_compiled`` has the same functions for mypyc.
 """
 
 from __future__ import annotations
@@ -158,6 +161,7 @@ def encode_group(saves: Sequence[Sequence[Payload]], crc: int, *, synced: bool, 
     done = begin = 0
 
     def one_by_one(stop: int) -> None:
+        """Append the frames from ``done`` on."""
         for (type, data), mark, crc, (field,) in zip(
             records[done:stop],
             marks[done:stop],
