@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -73,7 +74,7 @@ def test_a_group_is_its_frames(
 @pytest.mark.parametrize("crc", CRCS)
 def test_every_length_of_a_crc(codec: Any, type: int, crc: int) -> None:
     """Empty records leave the chain as it is; it is written in as few bytes as it takes, in every place of a save."""
-    for count in range(1, 10):
+    for count in (*range(1, 10), 40):
         save = [(type, b"")] * count
         for synced in (False, True):
             expected = frame_by_frame([save], crc, synced=synced, save_marks=True)
@@ -89,7 +90,33 @@ def test_every_length_of_data(codec: Any, length: int) -> None:
         assert codec.encode_group([save], 1, synced=True, save_marks=True) == expected
 
 
-@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 511, 512, 513, 1024, 1025, 2000])
+runs = st.tuples(
+    st.sampled_from([ENTRY, ENTRY, ENTRY, STATE, SNAPSHOT]),
+    st.sampled_from([0, 3, 4, 5, 6, 7, 8, 9, 10, 100, 511, 512, 513]),
+    st.sampled_from([1, 15, 16, 17, 50]),
+)
+
+
+@given(
+    runs=st.lists(runs, min_size=1, max_size=4),
+    crc=crcs,
+    synced=st.booleans(),
+    save_marks=st.booleans(),
+    in_saves_of=st.sampled_from([1, 3, 1000]),
+)
+def test_runs_of_equal_length(
+    codec: Any, runs: list[tuple[int, int, int]], crc: int, synced: bool, save_marks: bool, in_saves_of: int
+) -> None:
+    """Many records of equal length in a row, then many of another length or type."""
+    numbers = random.Random(repr(runs))
+    records = [(type, numbers.randbytes(length)) for type, length, count in runs for _ in range(count)]
+    group = [records[at : at + in_saves_of] for at in range(0, len(records), in_saves_of)]
+    expected = frame_by_frame(group, crc, synced=synced, save_marks=save_marks)
+
+    assert codec.encode_group(group, crc, synced=synced, save_marks=save_marks) == expected
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 6, 511, 512, 513, 1024, 1025, 2000])
 @pytest.mark.parametrize("in_saves_of", [1, 2, 10_000])
 @pytest.mark.parametrize("synced", [False, True])
 def test_many_records(codec: Any, count: int, in_saves_of: int, synced: bool) -> None:

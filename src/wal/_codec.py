@@ -2,20 +2,23 @@
 """
 The two loops that every saved entry goes through: entries to payloads, and payloads to frames.
 
-Each has a fast path for what nearly all records are, and leaves everything else to the slow, exact code beside it:
-``marshal_entries`` hands back what is not canonical, and ``encode_group`` calls ``encode_frame``. Both paths give
-equal bytes. This module is tuned for the interpreter: it looks up and joins, and computes with many numbers at once.
+Each has faster ways for what most records are. ``marshal_entries`` takes canonical entries and hands back any other
+one, for its own ``marshal``. ``encode_group`` makes the frames of many entries of equal length at once, and looks up
+most of any other frame; the bytes are those of ``encode_frame``.
+
+This module is tuned for the interpreter: it looks up and joins, and computes with many numbers at once.
+``_codec_compiled`` has the same functions for mypyc.
 """
 
 from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, chain
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, groupby
 
 from ._crc32c import extend
-from ._frame import Payload, RecordType, encode_frame, frame_edges
+from ._frame import ALIGNMENT, Payload, RecordType, frame_edges
 from ._marks import CODES, Mark, marks_of_save
 from ._protobuf import varint
 from ._records import Entry, LogEntry
@@ -69,7 +72,7 @@ def marshal_entries(
         index, data, its_kind = entry.index, entry.data, entry.type
         if (
             type(index) is not int
-            or expected not in (index, None)
+            or (index != expected and expected is not None)
             or type(data) is not bytes
             or type(its_kind) is not int
         ):
@@ -96,32 +99,39 @@ def _middle(high: int, kind: int) -> bytes:
 
 class _Shapes(dict[int, tuple[bytes, bytes, bytes]]):
     """
-    What stands around the CRC and the data of a frame, by the length of the data, if the CRC takes five bytes.
+    What stands around the CRC and the data of a frame, by the length of the data.
 
     That is the header with the type; the tag and the length of the data; and the padding.
     """
 
-    def __init__(self, type: int, mark_code: int) -> None:
+    def __init__(self, type: int, mark_code: int, crc_field_bytes: int) -> None:
         self._type = bytes((0x08, type))
         self._mark_code = mark_code
+        self._before = len(self._type) + crc_field_bytes
 
     def __missing__(self, length: int) -> tuple[bytes, bytes, bytes]:
         field = b"\x1a" + varint(length) if length else b""
-        header, padding = frame_edges(len(self._type) + 6 + len(field) + length, self._mark_code)
+        header, padding = frame_edges(self._before + len(field) + length, self._mark_code)
         shape = header + self._type, field, padding
         if length <= _KEPT_LENGTHS:
             self[length] = shape
         return shape
 
 
-_SHAPES = {
-    mark.value: {type: _Shapes(type, codes[mark]) for type, codes in CODES.items()}
-    for mark in Mark
-    if mark is not Mark.INVALID
-}
-
+_MARKS = [mark.value for mark in Mark if mark is not Mark.INVALID]
 _NO_MARK = Mark.NONE.value
-_FEW = 4  # with fewer records the fast path does not pay
+
+# By the length of the CRC's field, the mark and the type. A CRC of 0 is left out; else its field has 2 to 6 bytes.
+_SHAPES = [
+    [{type: _Shapes(type, codes[mark], length) for type, codes in CODES.items()} for mark in _MARKS]
+    for length in range(7)
+]
+_SHAPES_OF_SIX = _SHAPES[6]  # fifteen of sixteen CRCs take five bytes
+
+# With fewer records, and in shorter runs or with longer data, the faster ways do not pay.
+_FEW = 6
+_RUN = 16
+_RUN_LENGTH = 512
 
 
 def encode_group(saves: Sequence[Sequence[Payload]], crc: int, *, synced: bool, save_marks: bool) -> tuple[bytes, int]:
@@ -138,20 +148,89 @@ def encode_group(saves: Sequence[Sequence[Payload]], crc: int, *, synced: bool, 
     for save in saves:
         marks += marks_of_save(len(save), synced=synced and not marks) if save_marks else [_NO_MARK] * len(save)
     records = [record for save in saves for record in save]
-    pieces = []
+    pieces: list[bytes | memoryview] = []
     if len(records) < _FEW:
         for (type, data), mark in zip(records, marks, strict=True):
             crc = extend(crc, data)
-            pieces.append(encode_frame(type, crc, data, CODES[type][mark]))
+            pieces += _frame(type, crc, data, mark)
         return b"".join(pieces), crc
-    crcs = list(accumulate([data for _, data in records], extend, initial=crc))[1:]
-    for (type, data), mark, its_crc, (field,) in zip(records, marks, crcs, _crc_fields(crcs), strict=True):
-        if its_crc >> 28:
-            header, length, padding = _SHAPES[mark][type][len(data)]
-            pieces += (header, field, length, data, padding)
-        else:  # one of sixteen has a CRC of fewer bytes
-            pieces.append(encode_frame(type, its_crc, data, CODES[type][mark]))
+
+    types, datas = zip(*records, strict=True)
+    crcs = list(accumulate(datas, extend, initial=crc))[1:]
+    fields = b"".join(_crc_fields(crcs[at : at + _LANES]) for at in range(0, len(crcs), _LANES))
+    done = begin = 0
+
+    def one_by_one(stop: int) -> None:
+        """Append the frames from ``done`` on."""
+        for (type, data), mark, crc, (field,) in zip(
+            records[done:stop],
+            marks[done:stop],
+            crcs[done:stop],
+            _unpack_fields(fields[8 * done : 8 * stop]),
+            strict=True,
+        ):
+            if crc >> 28:
+                header, length, padding = _SHAPES_OF_SIX[mark][type][len(data)]
+                pieces.extend((header, field, length, data, padding))
+            else:
+                pieces.extend(_frame(type, crc, data, mark))
+
+    lengths = list(map(len, datas))
+    if _RUN * len(set(lengths)) <= len(lengths):
+        for length, run in groupby(lengths):
+            stop = begin + len(list(run))
+            count = stop - begin
+            if count >= _RUN and length <= _RUN_LENGTH and types[begin:stop].count(_ENTRY) == count:
+                one_by_one(begin)
+                pieces += _frames_of_run(
+                    datas[begin:stop], marks[begin:stop], crcs[begin:stop], fields[8 * begin : 8 * stop]
+                )
+                done = stop
+            begin = stop
+    one_by_one(len(records))
     return b"".join(pieces), crcs[-1]
+
+
+def _frame(type: int, crc: int, data: bytes, mark: int) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """Return the pieces of any frame."""
+    field = b"\x10" + varint(crc) if crc else b""
+    header, length, padding = _SHAPES[len(field)][mark][type][len(data)]
+    return header, field, length, data, padding
+
+
+_TOPS = [
+    bytes(CODES[_ENTRY][mark] << 3 | (0x80 | padding if padding else 0) if mark in _MARKS else 0 for mark in range(256))
+    for padding in range(ALIGNMENT)
+]
+"""The top byte of an entry's header by its mark, for each length of the padding."""
+
+
+def _frames_of_run(
+    datas: Sequence[bytes], marks: list[int], crcs: list[int], fields: bytes
+) -> Iterator[bytes | memoryview]:
+    """
+    Return the frames of entries whose data are of equal length.
+
+    They are of equal length then, but for those with a short CRC. So all are made by one join, and what differs is put
+    in byte by byte of a frame, for all frames at once.
+    """
+    header, length, padding = _SHAPES_OF_SIX[_NO_MARK][_ENTRY][len(datas[0])]
+    between = padding + header + bytes(6) + length
+    frames = bytearray(between).join((b"", *datas, b""))
+    begin, stride = len(padding), len(between) + len(datas[0])
+    end = stride * len(datas)
+    frames[begin + 7 : end : stride] = bytes(marks).translate(_TOPS[len(padding)])
+    for place in range(6):
+        frames[begin + len(header) + place : end : stride] = fields[place::8]
+
+    view = memoryview(frames)[begin : begin + end]
+    last_digits = fields[5::8]
+    done, short = 0, last_digits.find(0)
+    while short >= 0:
+        yield view[done * stride : short * stride]
+        yield from _frame(_ENTRY, crcs[short], datas[short], marks[short])
+        done, short = short + 1, last_digits.find(0, short + 1)
+    yield view[done * stride :]
 
 
 _LANES = 512
@@ -166,19 +245,15 @@ _DIGITS = [_lanes(0x7F << 7 * place & 0xFFFFFFFF) for place in range(5)]
 _FIELD = _lanes(0x80_80_80_80_10)
 
 
-def _crc_fields(crcs: list[int]) -> Iterator[tuple[bytes]]:
+def _crc_fields(crcs: list[int]) -> bytes:
     """
-    Return the fields of CRCs that take five bytes; those of smaller CRCs are not minimal.
+    Return the fields of CRCs that take five bytes, each and two zeros; those of smaller CRCs are not minimal.
 
     The CRCs stand side by side in one large integer, 64 bits each, so that their digits are moved apart at once.
     """
-
-    def fields(some: list[int]) -> Iterable[tuple[bytes]]:
-        count = len(some)
-        lanes = int.from_bytes(struct.pack(f"<{count}Q", *some), "little")
-        spread = _FIELD >> 64 * (_LANES - count)
-        for place, digit in enumerate(_DIGITS):
-            spread |= (lanes & digit) << place + 8
-        return _unpack_fields(spread.to_bytes(8 * count, "little"))
-
-    return chain.from_iterable(fields(crcs[at : at + _LANES]) for at in range(0, len(crcs), _LANES))
+    count = len(crcs)
+    lanes = int.from_bytes(struct.pack(f"<{count}Q", *crcs), "little")
+    fields = _FIELD >> 64 * (_LANES - count)
+    for place, digit in enumerate(_DIGITS):
+        fields |= (lanes & digit) << place + 8
+    return fields.to_bytes(8 * count, "little")

@@ -85,7 +85,11 @@ def aligned(size: int) -> int:
 
 
 def encode_frame(type: int, crc: int, data: bytes, mark_code: int) -> bytes:
-    """Return the frame of one record; ``mark_code`` is the four bits of its save mark."""
+    """
+    Return the frame of one record; ``mark_code`` is the four bits of its save mark.
+
+    This is how a frame is made, in plain words. Saves are framed in faster ways, by ``_codec``.
+    """
     record = bytes((_TAG_TYPE, type))
     if crc:
         record += b"\x10" + varint(crc)
