@@ -183,6 +183,7 @@ class Replay:
 
     def _next_entries(self, run: Run) -> list[Entry] | None:
         """Return a run's entries if they are default ones, each with the next index; ``None``: look one by one."""
+        # Such entries follow each other and take nobody's place, whatever records stand between them.
         if self._entry is not Entry:
             return None
         values = run.values
