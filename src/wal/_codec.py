@@ -126,6 +126,7 @@ _SHAPES = [
     [{type: _Shapes(type, codes[mark], length) for type, codes in CODES.items()} for mark in _MARKS]
     for length in range(7)
 ]
+_CRC_FORM = 0x00_80808080_10  # the tag, and a varint of five digits
 _SHAPES_OF_SIX = _SHAPES[6]  # fifteen of sixteen CRCs take five bytes
 
 # With fewer records, and in shorter runs or with longer data, the faster ways do not pay.
@@ -144,6 +145,11 @@ def encode_group(saves: Sequence[Sequence[Payload]], crc: int, *, synced: bool, 
         synced: Whether all earlier bytes of the segment are on stable storage.
         save_marks: Whether to mark the frames (see ``_marks``) or to write what the Go original does.
     """
+    if len(saves) == 1 and len(saves[0]) == 1:  # the smallest save, whose latency counts most
+        ((type, data),) = saves[0]
+        (mark,) = marks_of_save(1, synced=synced) if save_marks else (_NO_MARK,)
+        crc = extend(crc, data)
+        return b"".join(_frame(type, crc, data, mark)), crc
     marks: list[int] = []
     for save in saves:
         marks += marks_of_save(len(save), synced=synced and not marks) if save_marks else [_NO_MARK] * len(save)
@@ -193,7 +199,11 @@ def encode_group(saves: Sequence[Sequence[Payload]], crc: int, *, synced: bool, 
 
 def _frame(type: int, crc: int, data: bytes, mark: int) -> tuple[bytes, bytes, bytes, bytes, bytes]:
     """Return the pieces of any frame."""
-    field = b"\x10" + varint(crc) if crc else b""
+    if crc >> 28:
+        spread = crc & 0x7F | crc << 1 & 0x7F00 | crc << 2 & 0x7F0000 | crc << 3 & 0x7F000000 | crc << 4 & 0xF00000000
+        field = (spread << 8 | _CRC_FORM).to_bytes(6, "little")
+    else:
+        field = b"\x10" + varint(crc) if crc else b""
     header, length, padding = _SHAPES[len(field)][mark][type][len(data)]
     return header, field, length, data, padding
 

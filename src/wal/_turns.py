@@ -8,23 +8,26 @@ thread for that: the turn is taken by a thread that waits for a save of its own.
 a save that finds nobody at work begins at once.
 
 The turn is a plain lock, so it cannot be lost, however its owner ends. Those who have to wait sleep at a gate of
-their own, not at the lock: a group wakes those whose saves it has done, and one more, who goes on with the next
-group. That one may be interrupted by a signal just then. So nobody sleeps for ever; who wakes up by himself looks
-whether the turn is free.
+their own, not at the lock. When a group is done, one is woken who goes on with the next group, and one of those whose
+saves are done; he wakes the next one of them before he leaves, and so on. Woken all at once, they would compete for
+the interpreter with each other and with the one who has the turn.
+
+Whoever is woken may be interrupted by a signal just then, and wake nobody. So nobody sleeps for ever; who wakes up by
+himself looks whether his save is done or the turn is free.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
 
 __all__ = ["PendingSave", "Turns"]
 
 LONGEST_SLEEP_S = 1.0
-"""After so long a sleeper looks by himself. It matters only if the one who was woken for the turn was interrupted."""
+"""After so long a sleeper looks by himself. It matters only if one who was to wake him was interrupted."""
 
 _T = TypeVar("_T")
 
@@ -37,7 +40,7 @@ class PendingSave:
     the log. If nobody does, nothing happens.
     """
 
-    __slots__ = ("_gate", "_wait_for", "failure", "finished", "known", "records", "size")
+    __slots__ = ("_awake", "_gate", "_wait_for", "failure", "finished", "known", "records", "size")
 
     def __init__(self, wait_for: Callable[[PendingSave], None], records: list[tuple[int, bytes]], known: Any) -> None:
         self.records = records
@@ -49,6 +52,7 @@ class PendingSave:
         self.failure: BaseException | None = None
         self._wait_for = wait_for
         self._gate: threading.Lock | None = None
+        self._awake = True
 
     @property
     def done(self) -> bool:
@@ -68,12 +72,10 @@ class PendingSave:
         self._wait_for(self)
 
     def finish(self, failure: BaseException | None = None) -> None:
-        """Let those who wait for the save know its outcome."""
+        """Note the outcome, for those who wait for it. They are woken by ``Turns.tell``."""
         self.failure = failure
         self.records = []
         self.finished = True
-        if self._gate is not None:
-            _open(self._gate)
 
     def __repr__(self) -> str:
         return f"<PendingSave {'failed' if self.failure else 'done' if self.finished else 'pending'}>"
@@ -85,6 +87,7 @@ class Turns:
     def __init__(self) -> None:
         self._turn = threading.Lock()
         self._asleep: deque[PendingSave] = deque()
+        self._done: deque[PendingSave] = deque()
 
     def take(self, work: Callable[..., _T], *arguments: Any) -> _T:
         """Wait for the turn and do some work."""
@@ -92,17 +95,36 @@ class Turns:
             with self._turn:
                 return work(*arguments)
         finally:
-            self._wake_next()
+            if self._asleep:
+                self._wake_next()
 
     def until_finished(self, save: PendingSave, work: Callable[[PendingSave], None]) -> None:
         """Wait until a save is finished, and do the work for it if nobody else is at work."""
-        while not save.finished:
-            if self._turn.locked():
-                self._sleep(save)
-            else:
-                self.take(work, save)
-        if save._gate is not None:
-            _open(save._gate)  # for the next one who waits for the same save
+        try:
+            while not save.finished:
+                if self._turn.locked():
+                    self._sleep(save)
+                else:
+                    self.take(work, save)
+        finally:
+            if save._gate is not None:
+                save._awake = True
+                _open(save._gate)  # for another one who waits for the same save
+                self._wake_one_done()
+
+    def tell(self, saves: Iterable[PendingSave]) -> None:
+        """Wake those who sleep until these saves are finished, which they are, one after the other."""
+        self._done.extend(save for save in saves if save._gate is not None)
+        self._wake_one_done()
+
+    def _wake_one_done(self) -> None:
+        while self._done:
+            with suppress(IndexError):  # another thread was faster
+                save = self._done.popleft()
+                if not save._awake:  # else he has gone, and woken the next one if there was one then
+                    assert save._gate is not None
+                    _open(save._gate)
+                    return
 
     def _sleep(self, save: PendingSave) -> None:
         gate = save._gate
@@ -110,6 +132,7 @@ class Turns:
             gate = threading.Lock()
             gate.acquire()
             save._gate = gate
+        save._awake = False
         self._asleep.append(save)
         # Whoever has laid down the turn before we were in the line has not seen us; nor has a save's end.
         if self._turn.locked() and not save.finished:

@@ -426,7 +426,8 @@ class WAL:
         state_data = None
         if state is not None:
             state, state_data = self._marshaller.state(state)
-        self._check_process()
+        if os.getpid() != self._process:
+            self._check_process()
         with self._lock:
             if self._closed or self._failure is not None or self._encoder is None:
                 self._check_usable_locked()
@@ -629,9 +630,12 @@ class WAL:
         with self._lock:
             for _ in group:
                 self._queue.popleft()
+        self._turns.tell(group)
 
     def _next_group_locked(self, offset: int) -> list[PendingSave]:
         """Return the next saves that begin in front of the segment's end, as if each were written by itself."""
+        if len(self._queue) == 1:
+            return [self._queue[0]]
         group: list[PendingSave] = []
         end = min(self._segment_size, offset + GROUP_BYTES)
         for save in self._queue:
@@ -666,10 +670,12 @@ class WAL:
         if self._failure is None:
             self._failure = failure
         with self._lock:
-            for save in self._queue:
+            saves = list(self._queue)
+            for save in saves:
                 if not save.finished:
                     save.finish(self._failure)
             self._queue.clear()
+        self._turns.tell(saves)
         self._at_work = False
 
     def _is_news_locked(self, state_data: bytes, records: list[Payload]) -> bool:
