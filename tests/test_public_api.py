@@ -89,7 +89,7 @@ PUBLIC_TESTING = {"Crash", "SimulatedDisk", "StorageConformance"}
 
 OPTIONS = (
     "registry=None, segment_size=64000000, sync=True, save_marks=True, max_record_bytes=10000000,"
-    " zero_ahead_bytes=1048576, fs=..."
+    " zero_ahead_bytes=2097152, fs=..."
 )
 SIGNATURES = {
     "WAL.create": f"(path, metadata=b'', *, {OPTIONS})",

@@ -119,7 +119,7 @@ class _Shapes(dict[int, tuple[bytes, bytes, bytes]]):
 
 
 _MARKS = [mark.value for mark in Mark if mark is not Mark.INVALID]
-_NO_MARK = Mark.NONE.value
+_NO_MARK, _ONLY, _LAST = Mark.NONE.value, Mark.ONLY.value, Mark.LAST.value
 
 # By the length of the CRC's field, the mark and the type. A CRC of 0 is left out; else its field has 2 to 6 bytes.
 _SHAPES = [
@@ -147,7 +147,7 @@ def encode_group(saves: Sequence[Sequence[Payload]], crc: int, *, synced: bool, 
     """
     if len(saves) == 1 and len(saves[0]) == 1:  # the smallest save, whose latency counts most
         ((type, data),) = saves[0]
-        (mark,) = marks_of_save(1, synced=synced) if save_marks else (_NO_MARK,)
+        mark = (_ONLY if synced else _LAST) if save_marks else _NO_MARK
         crc = extend(crc, data)
         return b"".join(_frame(type, crc, data, mark)), crc
     marks: list[int] = []

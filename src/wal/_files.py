@@ -233,6 +233,8 @@ class File:
     def write(self, data: bytes, offset: int) -> None:
         """Write all of ``data``; ``OSError`` if the system stops taking bytes."""
         written = self.fs.pwrite(self.fd, data, offset)
+        if written == len(data):
+            return
         rest = memoryview(data)
         while written < len(rest):
             if written <= 0:

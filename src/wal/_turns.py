@@ -59,6 +59,11 @@ class PendingSave:
         """Whether ``wait`` would return, or raise, at once."""
         return self.finished
 
+    @property
+    def slept_for(self) -> bool:
+        """Whether a thread sleeps until it is finished, or did."""
+        return self._gate is not None
+
     def wait(self) -> None:
         """
         Wait until the save is done. Any thread may call this, also several, and again.
@@ -114,7 +119,7 @@ class Turns:
 
     def tell(self, saves: Iterable[PendingSave]) -> None:
         """Wake those who sleep until these saves are finished, which they are, one after the other."""
-        self._done.extend(save for save in saves if save._gate is not None)
+        self._done.extend([save for save in saves if save._gate is not None])
         self._wake_one_done()
 
     def _wake_one_done(self) -> None:

@@ -59,7 +59,7 @@ SEGMENT_SIZE = 64_000_000
 MIN_SEGMENT_SIZE = 4096
 MAX_SEGMENT_SIZE = 2**62
 MAX_RECORD_BYTES = 10_000_000
-ZERO_AHEAD_BYTES = 1 << 20
+ZERO_AHEAD_BYTES = 2 << 20
 GROUP_BYTES = 4_000_000
 """A group that has so many bytes is closed; a longer save is a group by itself."""
 
@@ -392,7 +392,7 @@ class WAL:
 
             Nothing has been written in each case but the last.
         """
-        self._submit(state, entries).wait()
+        self._wait_for(self._submit(state, entries))
 
     def submit(self, state: HardState | None, entries: Iterable[LogEntry] | None) -> PendingSave:
         """
@@ -460,7 +460,8 @@ class WAL:
 
     def _wait_for(self, save: PendingSave) -> None:
         if not save.finished:
-            self._check_process()
+            if os.getpid() != self._process:
+                self._check_process()
             self._turns.until_finished(save, self._commit)
         if save.failure is not None:
             raise self._stopped(save.failure) from save.failure
@@ -616,11 +617,12 @@ class WAL:
         return True
 
     def _commit_group(self) -> None:
-        encoder = self._check_read()
+        encoder = self._encoder
+        assert encoder is not None, "nothing is submitted before the log was read"
         if encoder.offset >= self._segment_size:
             encoder = self._cut(encoder)
         with self._lock:
-            group = self._next_group_locked(encoder.offset)
+            group = [self._queue[0]] if len(self._queue) == 1 else self._next_group_locked(encoder.offset)
         encoder.write([save.records for save in group])
         if self._sync:
             encoder.sync()
@@ -630,12 +632,11 @@ class WAL:
         with self._lock:
             for _ in group:
                 self._queue.popleft()
-        self._turns.tell(group)
+        if len(group) > 1 or group[0].slept_for:
+            self._turns.tell(group)
 
     def _next_group_locked(self, offset: int) -> list[PendingSave]:
         """Return the next saves that begin in front of the segment's end, as if each were written by itself."""
-        if len(self._queue) == 1:
-            return [self._queue[0]]
         group: list[PendingSave] = []
         end = min(self._segment_size, offset + GROUP_BYTES)
         for save in self._queue:
