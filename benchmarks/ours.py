@@ -15,7 +15,7 @@ from wal.aio import AsyncWAL
 
 __all__ = ["Ours", "OursUnzeroed"]
 
-Batch = tuple[wal.CommitState, list[wal.Entry]]
+Batch = list[wal.Entry]
 
 
 class Ours(Store):
@@ -39,19 +39,18 @@ class Ours(Store):
 
     @staticmethod
     def batch(first: int, payloads: Payloads) -> Batch:
-        entries = [wal.Entry(first + i, payload) for i, payload in enumerate(payloads)]
-        return wal.CommitState(entries[-1].index), entries
+        return [wal.Entry(first + i, payload) for i, payload in enumerate(payloads)]
 
     def save(self, batch: Batch) -> None:
-        self._log.save(*batch)
+        self._log.save(None, batch)
 
     def submit(self, batch: Batch) -> Callable[[], None]:
-        return self._log.submit(None, batch[1]).wait
+        return self._log.submit(None, batch).wait
 
     @asynccontextmanager
     async def for_tasks(self) -> AsyncIterator[Callable[[Batch], Awaitable[None]]]:
         async with AsyncWAL(self._log) as log:
-            yield lambda batch: log.save(None, batch[1])
+            yield lambda batch: log.save(None, batch)
 
     def close(self) -> None:
         self._log.close()

@@ -40,7 +40,7 @@ SLOW_SYNC_S = 1.0
 """A sync that takes longer is logged; etcd warns from the same time on."""
 
 _SMALL = 128
-"""Zeros are written ahead if so many writes like this one fit into them: then less than one in a hundred brings some."""
+"""Zeros are written ahead if so many writes like this one fit into them: then less than one in a hundred brings any."""
 
 
 class Encoder:

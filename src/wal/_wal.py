@@ -446,7 +446,7 @@ class WAL:
                 promised = _Known(indexes[-1], last_marker, old_state, old_data)
             if state is not None and state_data is not None and self._is_news_locked(state_data, records):
                 records.append((_STATE, state_data))
-                promised = promised._replace(state=state, state_data=state_data)
+                promised = _Known(promised.last_entry, promised.last_marker, state, state_data)
             return self._queue_locked(records, promised)
 
     def _queue_locked(self, records: list[Payload], promised: _Known) -> PendingSave:
