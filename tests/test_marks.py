@@ -736,6 +736,18 @@ def test_a_large_file_of_anything(pattern: bytes) -> None:
     assert f"{at:,}" in reason
 
 
+def test_a_word_that_looks_like_a_header_hides_no_frame_behind_it() -> None:
+    """What the look-up of single bytes takes for a frame is looked at, and the search goes on with the next word."""
+    frame = evidence(Mark.ONLY, size=509)
+    assert frame[:3] == b"\x08\x02\x00", "behind a word of a small record, this is the beginning of one"
+    decoy = b"\x02\x00\x01\x00\x00\x00\x00\x00"
+    at = DAMAGE_AT + 64
+    file = Planted(8192, {DAMAGE_AT: b"\xff", at - 8: decoy, at: frame})
+    verdict, reason = judged(file.read, 8192, Damage(DAMAGE_AT, Cause.MALFORMED))
+    assert verdict is CORRUPT
+    assert f"byte {at:,} " in reason
+
+
 def found_around_a_border(mark: Mark, type: int, length: int, border: int, *, step: bool) -> None:
     """
     A frame is found wherever it lies around the border of what is read at once.
