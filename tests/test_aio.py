@@ -219,6 +219,26 @@ def test_a_cancelled_save_is_in_the_log_and_the_others_do_not_notice(path: Path,
     assert read(path).entries == [entry(index) for index in range(1, 21)]
 
 
+def test_a_cancelled_save_that_is_refused_later_harms_no_other(path: Path) -> None:
+    """It waited to be submitted, is cancelled, and then turns out to be wrong: those behind it are done."""
+
+    async def main() -> None:
+        fs = Held()
+        async with AsyncWAL(wal.WAL.create(path, fs=fs), max_pending_bytes=1) as log:
+            first = asyncio.create_task(log.save(None, [entry(1)]))
+            await begun(fs)
+            gap = asyncio.create_task(log.save(None, [entry(7)]))
+            last = asyncio.create_task(log.save(None, [entry(2)]))
+            await asyncio.sleep(0)
+            gap.cancel()
+            fs.go_on.set()
+            await first
+            await last
+            assert log.last_index == 2
+
+    run(main)
+
+
 def test_all_fail_together(path: Path) -> None:
     """P5: after a failed sync no task is told of success, now or later, and each is told the cause."""
 

@@ -167,7 +167,8 @@ class AsyncWAL:
         try:
             save = submit(*arguments)
         except Exception as error:
-            future.set_exception(error)
+            if not future.done():  # cancelled while it was held
+                future.set_exception(error)
             return
         self._pending.append((save, future))
         self._pending_bytes += save.size
