@@ -223,6 +223,8 @@ def test_a_cancelled_save_that_is_refused_later_harms_no_other(path: Path) -> No
     """It waited to be submitted, is cancelled, and then turns out to be wrong: those behind it are done."""
 
     async def main() -> None:
+        complaints: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         fs = Held()
         async with AsyncWAL(wal.WAL.create(path, fs=fs), max_pending_bytes=1) as log:
             first = asyncio.create_task(log.save(None, [entry(1)]))
@@ -235,6 +237,7 @@ def test_a_cancelled_save_that_is_refused_later_harms_no_other(path: Path) -> No
             await first
             await last
             assert log.last_index == 2
+        assert complaints == []
 
     run(main)
 
