@@ -341,16 +341,21 @@ def test_read_wal_opens_reads_and_repairs(path: Path) -> None:
 
 
 class Slow(OperatingSystem):
-    """A disk on which locking a directory waits until it is let go."""
+    """A disk on which locking a directory waits until it is let go; it tells when the directory is free again."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
         self.go_on = threading.Event()
+        self.free = threading.Event()
 
     def lock_directory(self, fd: int) -> None:
         self.begun.set()
         assert self.go_on.wait(HANG)
         super().lock_directory(fd)
+
+    def unlock_directory(self, fd: int) -> None:
+        super().unlock_directory(fd)
+        self.free.set()
 
 
 @pytest.mark.parametrize("opening", ["create", "read_wal"])
@@ -368,11 +373,7 @@ def test_an_opening_that_is_cancelled_leaves_no_log_open(path: Path, opening: st
         with pytest.raises(asyncio.CancelledError):
             await task
         fs.go_on.set()
-        while True:
-            try:
-                wal.read_wal(path).wal.close()
-                break
-            except (wal.WALLockedError, wal.WALNotFoundError):
-                await asyncio.sleep(0.001)
+        assert await asyncio.to_thread(fs.free.wait, HANG)
+        wal.read_wal(path).wal.close()
 
     run(main)
