@@ -10,13 +10,13 @@ has had zeros written to them, and synced, before the clock starts.
 from __future__ import annotations
 
 import os
-import platform
 import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import wal
+from machine import system
 from store import Payloads, Store
 
 __all__ = ["FreshFloor", "ZeroedFloor"]
@@ -50,7 +50,7 @@ class FreshFloor(Store):
 
     @staticmethod
     def describe() -> dict[str, Any]:
-        return {"version": f"{platform.system()} {platform.release()}"}
+        return {"version": system()}
 
     @staticmethod
     def batch(first: int, payloads: Payloads) -> bytes:

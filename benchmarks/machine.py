@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Others", "describe_machine"]
+__all__ = ["Others", "describe_machine", "system"]
 
 
 class Others:
@@ -42,13 +42,18 @@ def _own_time() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
+def system() -> str:
+    """Name the kernel, without what its builder added."""
+    return f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}"
+
+
 def describe_machine(directory: Path) -> dict[str, Any]:
     """Say what a reader must know to compare figures; ``directory`` is on the disk that was measured."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
-        "system": f"{platform.system()} {platform.release()}",
+        "system": system(),
         "file system": _file_system(directory),
         "commit": _commit(),
     }
@@ -68,8 +73,7 @@ def _file_system(directory: Path) -> str:
     except OSError:
         return "unknown"
     above = [mount for mount in mounts if directory.resolve().is_relative_to(mount[1])]
-    _, _, kind, options, *_ = max(above, key=lambda mount: len(mount[1]))
-    return f"{kind} ({options})"
+    return max(above, key=lambda mount: len(mount[1]))[2]
 
 
 def _commit() -> str:
