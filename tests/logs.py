@@ -17,12 +17,16 @@ from typing import Any, NamedTuple
 
 import wal
 from faults import FaultyFileSystem
+from wal._files import OperatingSystem
 from wal._frame import HEADER, MAX_RECORD_BYTES, RecordType, frame_bytes, parse_record
 from wal._marks import Mark, mark_of
 from wal._stamp import STAMP_BYTES, find_stamps
 
 SMALL = 4096
 """The smallest segment size."""
+
+HANG = 60
+"""Seconds after which what should have come to its end long ago is taken to hang."""
 
 
 def _nothing(fd: int) -> None:
@@ -68,6 +72,30 @@ class Disk(FaultyFileSystem):
     def of(self, *names: str) -> list[tuple[str, str]]:
         """Return the calls with one of these names."""
         return [call for call in self.calls if call[0] in names]
+
+
+class HeldDisk(OperatingSystem):
+    """
+    A disk whose ``fdatasync`` waits until it is let go.
+
+    Attributes:
+        begun: Whether a sync has begun.
+        go_on: Set it, and no sync waits any more.
+        writes: How many bytes each write had so far.
+    """
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+        self.writes: list[int] = []
+
+    def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+        self.writes.append(len(data))
+        return super().pwrite(fd, data, offset)
+
+    def fdatasync(self, fd: int) -> None:
+        self.begun.set()
+        assert self.go_on.wait(HANG)
 
 
 def tree(root: Path) -> dict[str, bytes | None]:
@@ -187,6 +215,21 @@ class Interrupt:
         return [number for number, place in enumerate(self.places, 1) if place not in self.places[: number - 1]]
 
 
+def fork() -> int:
+    """
+    ``os.fork()``, without its warning about threads, of which the child has none.
+
+    The child is not measured by coverage: nobody would read what it measured, and coverage hangs behind a signal
+    whose handler raises in the middle of its own code, with a lock taken.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        sys.settrace(None)
+    return child
+
+
 class Child:
     """
     A forked process that makes one call. It holds what the parent has open.
@@ -196,9 +239,7 @@ class Child:
 
     def __init__(self, call: Callable[[], object]) -> None:
         reading, writing = os.pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # fork() in a process with threads
-            self.process = os.fork()
+        self.process = fork()
         if self.process == 0:
             outcome = "nothing"
             try:

@@ -15,12 +15,13 @@ import signal
 import subprocess
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from logs import fork
 
 Tell = Callable[..., None]
 """``tell(word, value)`` lets the parent know, at once, whatever happens to the child afterwards."""
@@ -99,9 +100,7 @@ def traced(
     """
     go_reading, go_writing = os.pipe()
     told_reading, told_writing = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # about threads, which the child does not use
-        child = os.fork()
+    child = fork()
     if child == 0:
         _work_and_exit(work, go_reading, told_writing)
     os.close(go_reading)

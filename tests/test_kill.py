@@ -10,7 +10,6 @@ import struct
 import tempfile
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
@@ -19,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import wal
+from logs import fork
 from wal import CommitState, Entry, Retention, SnapshotData, SnapshotMarker
 
 pytestmark = [pytest.mark.torture, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
@@ -45,9 +45,7 @@ class Worker:
 
     def __init__(self, work: Callable[[Acknowledge], None]) -> None:
         self._ours, theirs = os.pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # about threads, which the child does not use
-            self._child = os.fork()
+        self._child = fork()
         if self._child == 0:
             self._work_and_exit(work, theirs)
         os.close(theirs)
