@@ -28,7 +28,7 @@ test: $(VENV)/.dev  ## Check format, style and types, and run all tests with cov
 	$(BIN)/pytest $(ON_ALL_CORES) --cov
 
 torture: $(VENV)/.dev  ## Crash, tear, damage, fail and race at length. EFFORT=deep takes hours.
-	$(BIN)/pytest $(ON_ALL_CORES) -m torture --effort $(or $(EFFORT),full)
+	$(BIN)/pytest $(ON_ALL_CORES) -m torture --effort $(or $(EFFORT),full) $(if $(filter deep,$(EFFORT)),--timeout 0)
 
 fuzz: $(VENV)/.dev  ## Fuzz each target for SECONDS=60.
 	$(BIN)/python fuzz/run.py --seconds $(or $(SECONDS),60)
