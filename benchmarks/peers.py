@@ -26,13 +26,35 @@ def _pairs(first: int, payloads: Payloads) -> Pairs:
     return [(index.to_bytes(8, "big"), payload) for index, payload in zip(count(first), payloads)]
 
 
-class SQLite(Store):
+class Scanned(Store):
+    """A store that is read by a scan from its first entry to its last."""
+
+    _store: Any
+
+    @classmethod
+    def _scan(cls, path: Path, use: Callable[[Iterable[Any]], Any]) -> Any:
+        """Open the store, use its entries, and close it."""
+        raise NotImplementedError
+
+    @classmethod
+    def read_all(cls, path: Path) -> list[Any]:
+        return list(cls._scan(path, list))
+
+    @classmethod
+    def stream(cls, path: Path) -> int:
+        return int(cls._scan(path, lambda entries: sum(1 for _ in entries)))
+
+    def close(self) -> None:
+        self._store.close()
+
+
+class SQLite(Scanned):
     def __init__(self, path: Path, *, sync: bool, most_bytes: int) -> None:
         path.mkdir()
-        self._database = self._connect(path)
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute(f"PRAGMA synchronous = {'FULL' if sync else 'OFF'}")
-        self._database.execute("CREATE TABLE log (entry INTEGER PRIMARY KEY, data BLOB NOT NULL)")
+        self._store = self._connect(path)
+        self._store.execute("PRAGMA journal_mode = WAL")
+        self._store.execute(f"PRAGMA synchronous = {'FULL' if sync else 'OFF'}")
+        self._store.execute("CREATE TABLE log (entry INTEGER PRIMARY KEY, data BLOB NOT NULL)")
 
     @staticmethod
     def _connect(path: Path) -> sqlite3.Connection:
@@ -47,35 +69,20 @@ class SQLite(Store):
         return list(zip(count(first), payloads))
 
     def save(self, batch: list[tuple[int, bytes]]) -> None:
-        self._database.execute("BEGIN IMMEDIATE")
-        self._database.executemany("INSERT INTO log VALUES (?, ?)", batch)
-        self._database.execute("COMMIT")
-
-    def close(self) -> None:
-        self._database.close()
+        self._store.execute("BEGIN IMMEDIATE")
+        self._store.executemany("INSERT INTO log VALUES (?, ?)", batch)
+        self._store.execute("COMMIT")
 
     @classmethod
-    def _select(cls, path: Path, use: Callable[[Iterable[Any]], Any]) -> Any:
+    def _scan(cls, path: Path, use: Callable[[Iterable[Any]], Any]) -> Any:
         database = cls._connect(path)
         try:
             return use(database.execute("SELECT entry, data FROM log ORDER BY entry"))
         finally:
             database.close()
 
-    @classmethod
-    def read_all(cls, path: Path) -> list[Any]:
-        return list(cls._select(path, list))
 
-    @classmethod
-    def stream(cls, path: Path) -> int:
-        return int(cls._select(path, _count))
-
-
-def _count(things: Iterable[Any]) -> int:
-    return sum(1 for _ in things)
-
-
-class LMDB(Store):
+class LMDB(Scanned):
     def __init__(self, path: Path, *, sync: bool, most_bytes: int) -> None:
         import lmdb
 
@@ -91,9 +98,6 @@ class LMDB(Store):
         with self._store.begin(write=True) as transaction:
             transaction.cursor().putmulti(batch, append=True)
 
-    def close(self) -> None:
-        self._store.close()
-
     @classmethod
     def _scan(cls, path: Path, use: Callable[[Iterable[Any]], Any]) -> Any:
         import lmdb
@@ -101,16 +105,17 @@ class LMDB(Store):
         with lmdb.open(str(path), map_size=4 << 30) as store, store.begin() as transaction:
             return use(transaction.cursor())
 
-    @classmethod
-    def read_all(cls, path: Path) -> list[Any]:
-        return list(cls._scan(path, list))
 
-    @classmethod
-    def stream(cls, path: Path) -> int:
-        return int(cls._scan(path, _count))
+class LogStructured(Scanned):
+    """LevelDB and RocksDB let threads save at once."""
+
+    batch = staticmethod(_pairs)
+
+    def submit(self, batch: Pairs) -> Callable[[], None]:
+        return partial(self.save, batch)
 
 
-class Plyvel(Store):
+class Plyvel(LogStructured):
     def __init__(self, path: Path, *, sync: bool, most_bytes: int) -> None:
         import plyvel
 
@@ -121,18 +126,10 @@ class Plyvel(Store):
     def describe() -> dict[str, Any]:
         return {"version": version("plyvel")}
 
-    batch = staticmethod(_pairs)
-
     def save(self, batch: Pairs) -> None:
         with self._store.write_batch(sync=self._sync) as changes:
             for key, payload in batch:
                 changes.put(key, payload)
-
-    def submit(self, batch: Pairs) -> Callable[[], None]:
-        return partial(self.save, batch)
-
-    def close(self) -> None:
-        self._store.close()
 
     @classmethod
     def _scan(cls, path: Path, use: Callable[[Iterable[Any]], Any]) -> Any:
@@ -144,16 +141,8 @@ class Plyvel(Store):
         finally:
             store.close()
 
-    @classmethod
-    def read_all(cls, path: Path) -> list[Any]:
-        return list(cls._scan(path, list))
 
-    @classmethod
-    def stream(cls, path: Path) -> int:
-        return int(cls._scan(path, _count))
-
-
-class RocksDict(Store):
+class RocksDict(LogStructured):
     def __init__(self, path: Path, *, sync: bool, most_bytes: int) -> None:
         import rocksdict
 
@@ -166,19 +155,11 @@ class RocksDict(Store):
     def describe() -> dict[str, Any]:
         return {"version": version("rocksdict")}
 
-    batch = staticmethod(_pairs)
-
     def save(self, batch: Pairs) -> None:
         changes = self._new_batch()
         for key, payload in batch:
             changes.put(key, payload)
         self._store.write(changes, write_opt=self._options)
-
-    def submit(self, batch: Pairs) -> Callable[[], None]:
-        return partial(self.save, batch)
-
-    def close(self) -> None:
-        self._store.close()
 
     @classmethod
     def _scan(cls, path: Path, use: Callable[[Iterable[Any]], Any]) -> Any:
@@ -189,14 +170,6 @@ class RocksDict(Store):
             return use(store.items())
         finally:
             store.close()
-
-    @classmethod
-    def read_all(cls, path: Path) -> list[Any]:
-        return list(cls._scan(path, list))
-
-    @classmethod
-    def stream(cls, path: Path) -> int:
-        return int(cls._scan(path, _count))
 
 
 class PySyncObj(Store):

@@ -13,18 +13,11 @@ import pytest
 import wal
 import wal.aio
 from faults import FaultyFileSystem
-from logs import SMALL, read
+from logs import HANG, SMALL, HeldDisk, read
 from unsynced import UNSYNCED
 from wal import CommitState, Entry, SnapshotMarker
 from wal._files import OperatingSystem
 from wal.aio import AsyncWAL
-
-HANG = 60
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "log"
 
 
 def entry(index: int, size: int = 5) -> Entry:
@@ -36,24 +29,7 @@ def run(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     return asyncio.run(asyncio.wait_for(main(), HANG), debug=True)
 
 
-class Held(OperatingSystem):
-    """A disk whose ``fdatasync`` waits until it is let go."""
-
-    def __init__(self) -> None:
-        self.begun = threading.Event()
-        self.go_on = threading.Event()
-        self.writes: list[int] = []
-
-    def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
-        self.writes.append(len(data))
-        return super().pwrite(fd, data, offset)
-
-    def fdatasync(self, fd: int) -> None:
-        self.begun.set()
-        assert self.go_on.wait(HANG)
-
-
-async def begun(fs: Held) -> None:
+async def begun(fs: HeldDisk) -> None:
     """Return when the disk is in the middle of a sync."""
     assert await asyncio.to_thread(fs.begun.wait, HANG)
 
@@ -63,7 +39,7 @@ async def begun(fs: Held) -> None:
 
 def test_a_thousand_tasks_share_a_sync(path: Path) -> None:
     """All that come during a sync are one write, which the next sync makes durable."""
-    fs = Held()
+    fs = HeldDisk()
 
     async def main() -> None:
         index = 0
@@ -77,7 +53,7 @@ def test_a_thousand_tasks_share_a_sync(path: Path) -> None:
 
         async with await AsyncWAL.create(path, b"node", fs=fs) as log:
             assert log.log.metadata == b"node"
-            fs.writes = []
+            fs.writes.clear()
             tasks = [asyncio.create_task(task()) for _ in range(1000)]
             await begun(fs)
             assert log.last_index == 0
@@ -112,7 +88,7 @@ def test_the_event_loop_goes_on_while_the_disk_works(path: Path) -> None:
     """A sync that does not end does not stop other tasks."""
 
     async def main() -> None:
-        fs = Held()
+        fs = HeldDisk()
         async with await AsyncWAL.create(path, fs=fs) as log:
             save = asyncio.create_task(log.save(None, [entry(1)]))
             await begun(fs)
@@ -143,7 +119,7 @@ def test_bytes_on_their_way_are_limited(path: Path) -> None:
     count, size, limit = 200, 100, 1000
 
     async def main() -> None:
-        fs = Held()
+        fs = HeldDisk()
         async with AsyncWAL(wal.WAL.create(path, fs=fs), max_pending_bytes=limit) as log:
             saves = [asyncio.create_task(log.save(None, [entry(index, size)])) for index in range(1, count + 1)]
             await begun(fs)
@@ -203,7 +179,7 @@ def test_a_cancelled_save_is_in_the_log_and_the_others_do_not_notice(path: Path,
     """Later saves build on its index; so it is done in its turn."""
 
     async def main() -> None:
-        fs = Held()
+        fs = HeldDisk()
         async with AsyncWAL(wal.WAL.create(path, fs=fs), max_pending_bytes=limit) as log:
             saves = [asyncio.create_task(log.save(None, [entry(index)])) for index in range(1, 21)]
             await begun(fs)
@@ -225,7 +201,7 @@ def test_a_cancelled_save_that_is_refused_later_harms_no_other(path: Path) -> No
     async def main() -> None:
         complaints: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        fs = Held()
+        fs = HeldDisk()
         async with AsyncWAL(wal.WAL.create(path, fs=fs), max_pending_bytes=1) as log:
             first = asyncio.create_task(log.save(None, [entry(1)]))
             await begun(fs)
@@ -279,7 +255,7 @@ def test_a_cancelled_close_closes_all_the_same(path: Path) -> None:
     """The saves that had begun are done, and the lock is free."""
 
     async def main() -> None:
-        fs = Held()
+        fs = HeldDisk()
         log = AsyncWAL(wal.WAL.create(path, fs=fs))
         save = asyncio.create_task(log.save(None, [entry(1)]))
         await begun(fs)

@@ -14,46 +14,21 @@ from hypothesis import strategies as st
 
 import wal
 from faults import FaultyFileSystem
-from logs import SMALL, Disk, in_child, read, segments
+from logs import HANG, SMALL, Disk, HeldDisk, in_child, read, segments
 from unsynced import UNSYNCED
 from wal import CommitState, Entry, SnapshotMarker
-from wal._files import OperatingSystem
-
-HANG = 60
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "log"
 
 
 def entry(index: int, size: int = 5) -> Entry:
     return Entry(index, bytes([index % 256]) * size)
 
 
-class Held(OperatingSystem):
-    """A disk whose ``fdatasync`` waits until it is let go; the first one of all tells that it was begun."""
-
-    def __init__(self) -> None:
-        self.begun = threading.Event()
-        self.go_on = threading.Event()
-        self.writes = 0
-
-    def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
-        self.writes += 1
-        return super().pwrite(fd, data, offset)
-
-    def fdatasync(self, fd: int) -> None:
-        self.begun.set()
-        assert self.go_on.wait(HANG)
-
-
 @pytest.fixture
-def held(path: Path) -> Iterator[tuple[wal.WAL, Held, threading.Thread]]:
+def held(path: Path) -> Iterator[tuple[wal.WAL, HeldDisk, threading.Thread]]:
     """A log in which a thread's save of entry 1 is in the middle of its sync."""
-    fs = Held()
+    fs = HeldDisk()
     with wal.WAL.create(path, fs=fs) as log:
-        fs.writes = 0
+        fs.writes.clear()
         thread = threading.Thread(target=log.save, args=(None, [entry(1)]))
         thread.start()
         assert fs.begun.wait(HANG)
@@ -86,7 +61,7 @@ def test_what_was_submitted_is_one_write_and_one_sync(path: Path, waited_for: in
     assert read(path).entries == [entry(index) for index in range(1, 21)]
 
 
-def test_saves_that_come_during_a_sync_share_the_next_one(held: tuple[wal.WAL, Held, threading.Thread]) -> None:
+def test_saves_that_come_during_a_sync_share_the_next_one(held: tuple[wal.WAL, HeldDisk, threading.Thread]) -> None:
     """Thirty threads submit while the disk is busy: their saves are one write, in the order of their calls."""
     log, fs, first = held
     numbering = threading.Lock()
@@ -112,7 +87,7 @@ def test_saves_that_come_during_a_sync_share_the_next_one(held: tuple[wal.WAL, H
         thread.join(HANG)
 
     assert log.last_index == 31
-    assert fs.writes == 2
+    assert len(fs.writes) == 2
     assert read(log.path).entries == [entry(index) for index in range(1, 32)]
 
 
@@ -138,7 +113,7 @@ def test_who_comes_later_does_what_nobody_waited_for(path: Path, end: Callable[[
     assert read(path).entries == [entry(1), entry(2), entry(3)]
 
 
-def test_a_state_that_is_on_its_way_is_waited_for(held: tuple[wal.WAL, Held, threading.Thread]) -> None:
+def test_a_state_that_is_on_its_way_is_waited_for(held: tuple[wal.WAL, HeldDisk, threading.Thread]) -> None:
     """P1: saving what another thread is just saving returns when that is durable, not before."""
     log, fs, _ = held
     submitted = log.submit(CommitState(1), None)
@@ -158,7 +133,7 @@ def test_a_state_that_is_on_its_way_is_waited_for(held: tuple[wal.WAL, Held, thr
     assert log.state == CommitState(1)
 
 
-def test_several_threads_may_wait_for_one_save(held: tuple[wal.WAL, Held, threading.Thread]) -> None:
+def test_several_threads_may_wait_for_one_save(held: tuple[wal.WAL, HeldDisk, threading.Thread]) -> None:
     """All of them return."""
     log, fs, _ = held
     pending = log.submit(None, [entry(2)])
@@ -172,7 +147,7 @@ def test_several_threads_may_wait_for_one_save(held: tuple[wal.WAL, Held, thread
     assert log.last_index == 2
 
 
-def test_who_waits_sleeps(held: tuple[wal.WAL, Held, threading.Thread], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_sleeps(held: tuple[wal.WAL, HeldDisk, threading.Thread], monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that has to wait lies down once, and does not ask again and again."""
     log, fs, _ = held
     monkeypatch.setattr(wal._turns, "LONGEST_SLEEP_S", HANG)
@@ -273,7 +248,7 @@ def test_all_of_a_group_and_all_behind_it_fail_together(path: Path, call: str, m
 
 
 def test_a_thread_that_waits_is_told_of_the_failure_of_another(
-    held: tuple[wal.WAL, Held, threading.Thread], monkeypatch: pytest.MonkeyPatch
+    held: tuple[wal.WAL, HeldDisk, threading.Thread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """P5: the sync of one thread fails; the others, asleep meanwhile, are not told of success."""
     log, fs, first = held
@@ -313,7 +288,7 @@ def _interrupts() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_interrupts")
-def test_an_interrupt_ends_the_waiting_and_not_the_save(held: tuple[wal.WAL, Held, threading.Thread]) -> None:
+def test_an_interrupt_ends_the_waiting_and_not_the_save(held: tuple[wal.WAL, HeldDisk, threading.Thread]) -> None:
     """A thread that sleeps is interrupted: its save is done in its turn, and so are those behind it."""
     log, fs, first = held
     pending = log.submit(None, [entry(2)])
@@ -339,7 +314,7 @@ def test_an_interrupt_ends_the_waiting_and_not_the_save(held: tuple[wal.WAL, Hel
 
 
 def test_a_lost_wake_up_delays_and_does_not_hang(
-    held: tuple[wal.WAL, Held, threading.Thread], monkeypatch: pytest.MonkeyPatch
+    held: tuple[wal.WAL, HeldDisk, threading.Thread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who was woken to go on is interrupted just then: the next one finds the turn free by himself."""
     log, fs, first = held
@@ -355,7 +330,7 @@ def test_a_lost_wake_up_delays_and_does_not_hang(
     assert log.last_index == 3
 
 
-def test_a_forked_child_does_not_wait(held: tuple[wal.WAL, Held, threading.Thread]) -> None:
+def test_a_forked_child_does_not_wait(held: tuple[wal.WAL, HeldDisk, threading.Thread]) -> None:
     """The turn may be taken for ever in a child: it is told that the log is not its own."""
     log, _, _ = held
     pending = log.submit(None, [entry(2)])

@@ -19,11 +19,6 @@ AHEAD = 64 * 1024
 SIZE = 1 << 20
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "log"
-
-
 class Writes(OperatingSystem):
     """Notes where each write began, how many of its bytes are up to the last that is not zero, and all of them."""
 
