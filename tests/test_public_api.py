@@ -28,9 +28,11 @@ PUBLIC = {
     "CompactedError",
     "CorruptionError",
     "Entry",
+    "EntrySource",
     "EntryTooLargeError",
     "FileStorage",
     "FileSystem",
+    "Follower",
     "HardState",
     "IndexGapError",
     "IndexOrderError",
@@ -84,18 +86,21 @@ PUBLIC = {
     "verify",
 }
 PUBLIC_ETCD = {"Entry", "HardState", "Snapshot", "registry"}
-PUBLIC_AIO = {"AsyncReadWAL", "AsyncWAL", "read_wal"}
+PUBLIC_AIO = {"AsyncFollower", "AsyncReadWAL", "AsyncWAL", "follow", "read_wal"}
 PUBLIC_TESTING = {"Crash", "SimulatedDisk", "StorageConformance"}
 
 OPTIONS = (
     "registry=None, segment_size=64000000, sync=True, save_marks=True, max_record_bytes=10000000,"
     " zero_ahead_bytes=2097152, fs=..."
 )
+OPENING = OPTIONS.replace("fs=", "index_entries=False, fs=")
 SIGNATURES = {
     "WAL.create": f"(path, metadata=b'', *, {OPTIONS})",
-    "WAL.open": f"(path, snapshot=None, *, {OPTIONS})",
+    "WAL.open": f"(path, snapshot=None, *, {OPENING})",
     "WAL.replay": "(self)",
     "WAL.read_all": "(self)",
+    "WAL.entry": "(self, index)",
+    "WAL.entries": "(self, lo, hi, max_size=None)",
     "WAL.save": "(self, state, entries)",
     "WAL.submit": "(self, state, entries)",
     "WAL.save_entry": "(self, entries)",
@@ -106,7 +111,12 @@ SIGNATURES = {
     "WAL.close": "(self)",
     "WALReader": "(path, snapshot=None, *, registry=None, fs=...)",
     "WALReader.read_all": "(self)",
-    "read_wal": f"(path, snapshot=None, *, {OPTIONS})",
+    "WALReader.follow": "(self, index=None)",
+    "WALReader.entry": "(self, index)",
+    "WALReader.entries": "(self, lo, hi, max_size=None)",
+    "Follower.stop": "(self)",
+    "Follower.close": "(self)",
+    "read_wal": f"(path, snapshot=None, *, {OPENING})",
     "verify": "(path, snapshot=None, *, registry=None, fs=...)",
     "valid_snapshots": "(path, *, registry=None, fs=...)",
     "repair": "(path, *, force=False, fs=...)",
@@ -114,10 +124,12 @@ SIGNATURES = {
     "purge": "(path, snapshot, *, keep=0, registry=None, fs=...)",
     "open_storage": (
         "(path, metadata=b'', *, registry=None, retention=Retention(snapshots=2, segments=0), "
-        + OPTIONS.removeprefix("registry=None, ")
+        + OPENING.removeprefix("registry=None, ")
         + ")"
     ),
     "FileStorage": "(log, snapshotter, *, markers=(), retention=Retention(snapshots=2, segments=0))",
+    "FileStorage.entry": "(self, index)",
+    "FileStorage.entries": "(self, lo, hi, max_size=None)",
     "FileStorage.save": "(self, state, entries)",
     "FileStorage.save_entry": "(self, entries)",
     "FileStorage.save_state": "(self, state)",
@@ -171,6 +183,9 @@ SIGNATURES = {
     "aio.AsyncWAL.sync": "(self)",
     "aio.AsyncWAL.release": "(self, snapshot)",
     "aio.AsyncWAL.close": "(self)",
+    "aio.follow": "(reader, index=None)",
+    "aio.AsyncFollower.stop": "(self)",
+    "aio.AsyncFollower.close": "(self)",
     "aio.AsyncReadWAL": "(wal, metadata, state, entries)",
     "aio.read_wal": "(path, snapshot=None, *, max_pending_bytes=16000000, **options)",
     "etcd.Entry": "(*, term=0, index=0, type=0, data=b'')",

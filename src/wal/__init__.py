@@ -58,6 +58,7 @@ from ._errors import (
 )
 from ._file_storage import FileStorage, Recovered, Retention, open_storage
 from ._files import FileSystem
+from ._follow import Follower
 from ._frame import RecordType
 from ._memory import MemoryStorage
 from ._purge import purge
@@ -78,7 +79,7 @@ from ._repair import RepairReport, repair
 from ._replay import LogContents, LogRecord
 from ._segments import exists
 from ._snapshotter import SnapshotData, Snapshotter
-from ._storage import Storage
+from ._storage import EntrySource, Storage
 from ._turns import PendingSave
 from ._wal import WAL
 
@@ -89,9 +90,11 @@ __all__ = [
     "CompactedError",
     "CorruptionError",
     "Entry",
+    "EntrySource",
     "EntryTooLargeError",
     "FileStorage",
     "FileSystem",
+    "Follower",
     "HardState",
     "IndexGapError",
     "IndexOrderError",

@@ -35,7 +35,7 @@ if COMPILED:
 else:
     from ._walk import walk
 
-__all__ = ["Decoder", "Frame", "Position", "Run", "SegmentDecoder"]
+__all__ = ["Decoder", "Frame", "Position", "Run", "SegmentDecoder", "error_of", "goes_on", "head_of"]
 
 CHUNK_BYTES = 1 << 18
 
@@ -169,16 +169,17 @@ class Decoder:
     Walks the given segments of a log, and ends at the first damage.
 
     Corruption is raised. After the iteration, ``tail`` is ``None`` or the torn write at which the log ends;
-    ``path``, ``position`` and ``head_complete`` say which segment was the last that was walked, where its last
-    whole save ends, and whether that is behind its head.
+    ``name`` and ``path``, ``position`` and ``head_complete`` say which segment was the last that was walked, where its
+    last whole save ends, and whether that is behind its head.
     """
 
     def __init__(self, fs: FileSystem, directory: Path, names: Sequence[SegmentName]) -> None:
-        self._fs = fs
-        self._directory = directory
+        self.fs = fs
+        self.directory = directory
         self._names = names
         self.tail: TornWriteError | None = None
-        self.path = directory / str(names[0])
+        self.name = names[0]
+        self.path = directory / str(self.name)
         # The chain begins with 0 in the very first segment; a later one's head says how far it is.
         self.position = Position(0, 0 if names[0].sequence == 0 else None, None)
         self.head_complete = False
@@ -188,16 +189,15 @@ class Decoder:
         """Yield segments' paths with frames of whole saves in them."""
         crc = self.position.crc
         for name in self._names:
-            self.path = self._directory / str(name)
+            self.name, self.path = name, self.directory / str(name)
             with self._open() as file:
-                head = [_CRC, _METADATA] if name.sequence else [_CRC, _METADATA, _SNAPSHOT]
-                segment = SegmentDecoder(file.read, file.size(), Position(0, crc, None), head)
+                segment = SegmentDecoder(file.read, file.size(), Position(0, crc, None), head_of(name))
                 for run in segment.saves():
                     yield self.path, run
                 self.position, self.head_complete = segment.position, segment.head_complete
                 self.bytes += segment.position.offset
-                error = self._error(segment, name)
-                if error is not None and not _goes_on(segment, file):
+                error = self._error(segment)
+                if error is not None and not goes_on(segment, file):
                     if not isinstance(error, TornWriteError):
                         raise error
                     self.tail = error
@@ -205,29 +205,39 @@ class Decoder:
 
     def _open(self) -> File:
         try:
-            return File(self._fs, self.path, READ)
+            return File(self.fs, self.path, READ)
         except FileNotFoundError:
             raise WALNotFoundError(self.path, "the segment was purged while the log was read") from None
 
-    def _error(self, segment: SegmentDecoder, name: SegmentName) -> CorruptionError | None:
-        last = name == self._names[-1]
-        verdict, reason = segment.judge(last_segment=last)
-        if verdict is Verdict.TORN and list_segments(self._fs, self._directory)[-1:] != [name]:
-            verdict, reason = segment.judge(last_segment=False)
-        if verdict is Verdict.CLEAN:
-            return None
-        if verdict is Verdict.TORN:
-            return TornWriteError(self.path, segment.position.offset, reason)
-        assert segment.damage is not None
-        if segment.damage.cause is Cause.CRC:
-            expected, found = segment.crcs
-            return CRCMismatchError(self.path, segment.damage.offset, reason, expected=expected, found=found)
-        if segment.damage.cause is Cause.TYPE:
-            return UnknownRecordError(self.path, segment.damage.offset, reason)
-        return CorruptionError(self.path, segment.damage.offset, reason)
+    def _error(self, segment: SegmentDecoder) -> CorruptionError | None:
+        error = error_of(segment, self.path, last_segment=self.name == self._names[-1])
+        if isinstance(error, TornWriteError) and list_segments(self.fs, self.directory)[-1:] != [self.name]:
+            error = error_of(segment, self.path, last_segment=False)
+        return error
 
 
-def _goes_on(segment: SegmentDecoder, file: File) -> bool:
+def head_of(name: SegmentName) -> list[int]:
+    """Return the types of the records with which a segment begins."""
+    return [_CRC, _METADATA] if name.sequence else [_CRC, _METADATA, _SNAPSHOT]
+
+
+def error_of(segment: SegmentDecoder, path: Path, *, last_segment: bool) -> CorruptionError | None:
+    """Return what is wrong with the end of ``saves()``, if anything is."""
+    verdict, reason = segment.judge(last_segment=last_segment)
+    if verdict is Verdict.CLEAN:
+        return None
+    if verdict is Verdict.TORN:
+        return TornWriteError(path, segment.position.offset, reason)
+    assert segment.damage is not None
+    if segment.damage.cause is Cause.CRC:
+        expected, found = segment.crcs
+        return CRCMismatchError(path, segment.damage.offset, reason, expected=expected, found=found)
+    if segment.damage.cause is Cause.TYPE:
+        return UnknownRecordError(path, segment.damage.offset, reason)
+    return CorruptionError(path, segment.damage.offset, reason)
+
+
+def goes_on(segment: SegmentDecoder, file: File) -> bool:
     """Tell whether another look finds a whole save, or nothing at all, where the first one found damage."""
     if not segment.head_complete:
         return False

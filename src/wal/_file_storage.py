@@ -254,6 +254,21 @@ class FileStorage:
         """Close the log; see ``WAL.close``. A second call does nothing."""
         self._log.close()
 
+    def entry(self, index: int) -> LogEntry:
+        """Return one entry, read from the log; see ``WAL.entry``."""
+        return self._log.entry(index)
+
+    def entries(self, lo: int, hi: int, max_size: int | None = None) -> list[LogEntry]:
+        """
+        Return the entries from ``lo`` up to, and without, ``hi``, read from the log; see ``WAL.entries``.
+
+        Args:
+            lo: As for ``WAL.entries``.
+            hi: As for ``WAL.entries``.
+            max_size: As for ``WAL.entries``.
+        """
+        return self._log.entries(lo, hi, max_size)
+
     # ---------------------------------------------------------------------------------------- properties
 
     @property
@@ -275,6 +290,11 @@ class FileStorage:
     def state(self) -> HardState:
         """The last hard state saved, or the registered class's ``empty()``."""
         return self._log.state
+
+    @property
+    def first_index(self) -> int:
+        """The index of the first entry in the segments that the log holds; see ``WAL.first_index``."""
+        return self._log.first_index
 
     @property
     def last_index(self) -> int:
@@ -304,6 +324,7 @@ def open_storage(
     save_marks: bool = True,
     max_record_bytes: int = MAX_RECORD_BYTES,
     zero_ahead_bytes: int = ZERO_AHEAD_BYTES,
+    index_entries: bool = False,
     fs: FileSystem = OPERATING_SYSTEM,
 ) -> tuple[FileStorage, Recovered]:
     """
@@ -321,6 +342,7 @@ def open_storage(
         save_marks: As for ``WAL.create``.
         max_record_bytes: As for ``WAL.create``.
         zero_ahead_bytes: As for ``WAL.create``.
+        index_entries: As for ``WAL.open``.
         fs: The file system to work on.
 
     Returns:
@@ -362,7 +384,7 @@ def open_storage(
         else:
             nothing = Recovered(None, log.metadata, log.state, [], None, ())
             return FileStorage(log, snapshotter, retention=retention), nothing
-    markers, snapshot, opened = _recover(log_path, snapshotter, options)
+    markers, snapshot, opened = _recover(log_path, snapshotter, options, index_entries=index_entries)
     try:
         reached = (snapshot.index if snapshot else 0) + len(opened.entries)
         newest = max((marker.index for marker in markers), default=0)
@@ -382,7 +404,7 @@ def open_storage(
 
 
 def _recover(
-    path: Path, snapshotter: Snapshotter, options: dict[str, Any], attempts: int = 3
+    path: Path, snapshotter: Snapshotter, options: dict[str, Any], *, index_entries: bool, attempts: int = 3
 ) -> tuple[list[Snapshot], SnapshotData | None, ReadWAL]:
     """Choose the newest intact snapshot that the log knows, and open the log there."""
     fs, registry = options["fs"], options["registry"]
@@ -397,7 +419,7 @@ def _recover(
                 raise
         marker = next((m for m in reversed(markers) if snapshot is not None and m.index == snapshot.index), None)
         try:
-            return markers, snapshot, read_wal(path, marker, **options)
+            return markers, snapshot, read_wal(path, marker, index_entries=index_entries, **options)
         except (SnapshotNotFoundError, WALNotFoundError):
             # Another process had the storage open until just now, and has purged what we were about to read.
             if not attempts:

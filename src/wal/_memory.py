@@ -15,6 +15,7 @@ from itertools import pairwise
 from ._errors import CompactedError, IndexOrderError, SnapshotOutOfDateError, UnavailableError
 from ._records import DEFAULT_REGISTRY, HardState, LogEntry, RecordRegistry
 from ._snapshotter import SnapshotData
+from ._storage import limited
 
 __all__ = ["MemoryStorage"]
 
@@ -91,16 +92,7 @@ class MemoryStorage:
         with self._lock:
             self._check_kept_locked(lo)
             self._check_there_locked(hi - 1)
-            found: list[LogEntry] = []
-            total = 0
-            for index in range(lo, hi):
-                entry = self._entries[index]
-                if max_size is not None:
-                    total += entry.size()
-                    if total > max_size and found:
-                        break
-                found.append(entry)
-        return found
+            return limited(map(self._entries.__getitem__, range(lo, hi)), max_size)
 
     def entry(self, index: int) -> LogEntry:
         """

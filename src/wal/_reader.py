@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ._crc32c import warn_if_slow
-from ._errors import TornWriteError
+from ._entries import EntryReader
+from ._errors import CompactedError, SnapshotNotFoundError, TornWriteError
 from ._files import OPERATING_SYSTEM, FileSystem, real_path
+from ._follow import Follower
 from ._frame import RecordType
-from ._records import RecordRegistry, Snapshot
+from ._records import LogEntry, RecordRegistry, Snapshot
 from ._replay import LogContents, LogRecord, Replay, beside_a_purge
 from ._segments import segments_from
+from ._watch import Watch
 
 __all__ = ["VerifyReport", "WALReader", "valid_snapshots", "verify"]
 
@@ -64,6 +67,7 @@ class WALReader:
         self._fs = fs
         self._start = 0 if snapshot is None else snapshot.index
         self._registry = registry
+        self._entries = EntryReader(fs, self._begin_noting)
         segments_from(fs, self.path, self._start)
 
     def _replay(self) -> Replay:
@@ -89,6 +93,95 @@ class WALReader:
         contents = beside_a_purge(lambda: self._replay().contents())
         self.tail = contents.tail
         return contents
+
+    def follow(self, index: int | None = None) -> Follower:
+        """
+        Return an iterator over the log's records that waits for those to come; see ``Follower``.
+
+        It goes on across cuts, purges and restarts of the writer. A save that is being written, or that a crash tore,
+        is not damage to it: it waits for the rest, or for what the next writer puts in its place.
+
+        >>> with WAL.create("followed") as log, WALReader("followed").follow() as records:
+        ...     log.save_entry([Entry(1, b"one")])
+        ...     [next(records).type.name for _ in range(3)]
+        ['METADATA', 'SNAPSHOT', 'ENTRY']
+
+        Args:
+            index: Start at this entry, which may be one that is yet to come, and needs no snapshot: what was written
+                before, up to the entry in front of it, is left out. By default it starts where iterating over the
+                reader does.
+
+        Raises:
+            CompactedError: The entry at ``index`` is not there any more.
+            WALNotFoundError: There is no log.
+            SnapshotNotFoundError: Without ``index``, the log begins behind the reader's snapshot.
+        """
+        if index is not None and index < 1:
+            raise ValueError(f"index must be at least 1, not {index}")
+        watch = Watch(self.path)
+        try:
+            start = self._start if index is None else index - 1
+            replay = Replay(self._fs, self.path, start, self._registry, live=True, marker=index is None)
+        except SnapshotNotFoundError as error:
+            watch.close()
+            if index is None:
+                raise
+            raise CompactedError(index, f"entry {index} is not there any more ({error})") from None
+        except BaseException:
+            watch.close()
+            raise
+        return Follower(self._fs, watch, replay, skip_to_start=index is not None)
+
+    # ------------------------------------------------------------------------------------- entries by index
+
+    @property
+    def first_index(self) -> int:
+        """The index of the first entry that is there, or would be."""
+        return self._entries.first_index
+
+    @property
+    def last_index(self) -> int:
+        """The index of the last entry; one less than ``first_index`` if there is none."""
+        return self._entries.last_index
+
+    def entry(self, index: int) -> LogEntry:
+        """
+        Return one entry; see ``entries``.
+
+        Raises:
+            CompactedError, UnavailableError: It is not there any more, or not yet.
+        """
+        return self.entries(index, index + 1)[0]
+
+    def entries(self, lo: int, hi: int, max_size: int | None = None) -> list[LogEntry]:
+        """
+        Return the entries from ``lo`` up to, and without, ``hi``, read from disk.
+
+        The first call reads the log to note where each entry stands, in eight bytes; later ones what was written
+        since. Each entry's CRC is checked. Any thread may call this.
+
+        Args:
+            lo: At least ``first_index``.
+            hi: At most one more than the index of the last entry.
+            max_size: Stop before the sum of the entries' ``size()`` exceeds so many bytes; one entry is returned at
+                least, if there is any.
+
+        Raises:
+            CompactedError: ``lo`` is not there any more.
+            UnavailableError: What is in front of ``hi`` is not there.
+            ValueError: ``lo`` is greater than ``hi``.
+            CorruptionError: The log is damaged.
+        """
+        return self._entries.entries(lo, hi, max_size)
+
+    def _begin_noting(self) -> Replay:
+        """Begin a walk where the reader does, or, if that has been purged since, where the log does."""
+        for start in (self._start, None):
+            try:
+                return Replay(self._fs, self.path, start, self._registry, live=True, marker=False, noting=True)
+            except SnapshotNotFoundError:
+                pass
+        raise AssertionError("a log begins somewhere")
 
     def __repr__(self) -> str:
         return f"<WALReader {str(self.path)!r}>"

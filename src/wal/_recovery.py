@@ -41,6 +41,7 @@ def read_wal(
     save_marks: bool = True,
     max_record_bytes: int = MAX_RECORD_BYTES,
     zero_ahead_bytes: int = ZERO_AHEAD_BYTES,
+    index_entries: bool = False,
     fs: FileSystem = OPERATING_SYSTEM,
 ) -> ReadWAL:
     """
@@ -59,6 +60,7 @@ def read_wal(
         save_marks: As for ``WAL.create``.
         max_record_bytes: As for ``WAL.create``.
         zero_ahead_bytes: As for ``WAL.create``.
+        index_entries: As for ``WAL.open``.
         fs: The file system to work on.
 
     Raises:
@@ -77,6 +79,7 @@ def read_wal(
         save_marks=save_marks,
         max_record_bytes=max_record_bytes,
         zero_ahead_bytes=zero_ahead_bytes,
+        index_entries=index_entries,
         fs=fs,
     )
     try:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ._build import COMPILED
 from ._decoder import Decoder, Frame, Position, Run
+from ._entry_index import EntryIndex
 from ._errors import (
     CorruptionError,
     IndexGapError,
@@ -32,6 +33,7 @@ from ._errors import (
 )
 from ._files import FileSystem
 from ._frame import RecordType
+from ._live import LiveDecoder
 from ._records import DEFAULT_REGISTRY, Entry, HardState, LogEntry, Record, RecordRegistry, Snapshot
 from ._segments import segments_from
 
@@ -40,7 +42,7 @@ if COMPILED:
 else:
     from ._walk import unmarshal_entries
 
-__all__ = ["LogContents", "LogRecord", "Replay", "beside_a_purge"]
+__all__ = ["LogContents", "LogRecord", "Replay", "beside_a_purge", "unmarshal"]
 
 _CRC, _ENTRY, _METADATA = RecordType.CRC.value, RecordType.ENTRY.value, RecordType.METADATA.value
 _SNAPSHOT, _STATE = RecordType.SNAPSHOT.value, RecordType.STATE.value
@@ -92,14 +94,28 @@ class Replay:
         path: The log's directory.
         index: Start behind this entry, which is 0 or has a snapshot marker; ``None``: the oldest segment present.
         registry: The record classes; ``None``: the process-wide registry.
+        live: Walk as far as the log goes now. Each further walk then goes on where the one before has ended.
+        marker: Whether the start must have a marker.
+        noting: Note in ``index`` where each entry stands.
 
     After the walk, the attributes say what it met.
     """
 
-    def __init__(self, fs: FileSystem, path: Path, index: int | None, registry: RecordRegistry | None) -> None:
+    def __init__(
+        self,
+        fs: FileSystem,
+        path: Path,
+        index: int | None,
+        registry: RecordRegistry | None,
+        *,
+        live: bool = False,
+        marker: bool = True,
+        noting: bool = False,
+    ) -> None:
         registry = registry or DEFAULT_REGISTRY
-        self.names = segments_from(fs, path, index)
-        self.decoder = Decoder(fs, path, self.names)
+        # The marker of a snapshot stands in front of what is behind it, maybe in the segment before.
+        self.names = segments_from(fs, path, index if marker or index is None else index + 1)
+        self.decoder: Decoder | LiveDecoder = (LiveDecoder if live else Decoder)(fs, path, self.names)
         self.start = index
         self.metadata: bytes | None = None
         self.state = registry.state.empty()
@@ -111,9 +127,16 @@ class Replay:
         self.last_entry = max(self.names[0].first_index - 1, 0)
         self._last_at_cut = max(self.last_entry, index or 0)
         self.last_marker = 0
-        self._path = path
-        self._entry, self._state, self._snapshot = registry.entry, registry.state, registry.snapshot
-        self._found = index is None
+        self.path = path
+        self.entry_class, self._state, self._snapshot = registry.entry, registry.state, registry.snapshot
+        self._found = index is None or not marker
+        self.index = EntryIndex(self.last_entry + 1) if noting else None
+
+    def go_live(self) -> LiveDecoder:
+        """Let further walks go on where the log has ended, with what has been written since."""
+        if isinstance(self.decoder, Decoder):
+            self.decoder = LiveDecoder.behind(self.decoder)
+        return self.decoder
 
     @property
     def last_index(self) -> int:
@@ -143,7 +166,7 @@ class Replay:
         """
         start = self.start or 0
         for path, run in self._runs():
-            entries = self._next_entries(run) if self.last_entry >= start else None
+            entries = self._next_entries(run, path) if self.last_entry >= start else None
             if entries is None:
                 for type, value, offset in self._one_by_one(run, path):
                     yield LogRecord(type, value, path, offset)
@@ -162,7 +185,7 @@ class Replay:
     def skim(self) -> Iterator[LogRecord]:
         """Yield every record that is neither a CRC nor an entry. Entries are looked at all the same."""
         for path, run in self._runs():
-            if self._next_entries(run) is not None:
+            if self._next_entries(run, path) is not None:
                 for _, frame in run.others():
                     yield LogRecord(*self._other(frame, path), path, frame[2])
             else:
@@ -178,19 +201,21 @@ class Replay:
         if not self._found:
             raise SnapshotNotFoundError(
                 self.start or 0,
-                f"{self._path} has no marker of snapshot {self.start}; valid_snapshots() lists those it has",
+                f"{self.path} has no marker of snapshot {self.start}; valid_snapshots() lists those it has",
             )
 
-    def _next_entries(self, run: Run) -> list[Entry] | None:
+    def _next_entries(self, run: Run, path: Path) -> list[Entry] | None:
         """Return a run's entries if they are default ones, each with the next index; ``None``: look one by one."""
         # Such entries follow each other and take nobody's place, whatever records stand between them.
-        if self._entry is not Entry:
+        if self.entry_class is not Entry:
             return None
         values = run.values
         if (count := run.types.count(_ENTRY)) < len(run):
             values = list(compress(values, run.types.translate(_IS_ENTRY)))
         entries = unmarshal_entries(values, self.last_entry + 1) if count else []
         if entries is not None:
+            if self.index is not None:
+                self.index.note(path, run, range(self.last_entry + 1, self.last_entry + 1 + count))
             self.last_entry += count
             self.entries += count
         return entries
@@ -198,7 +223,8 @@ class Replay:
     def _one_by_one(self, run: Run, path: Path) -> Iterator[tuple[RecordType, Any, int]]:
         """Yield type, value and offset of each record."""
         start = self.start or 0
-        unmarshal = self._entry.unmarshal
+        unmarshal = self.entry_class.unmarshal
+        indexes: list[int] = []
         for frame in run:
             type, data, offset = frame
             if type == _ENTRY:
@@ -206,13 +232,16 @@ class Replay:
                 try:
                     entry = unmarshal(data)
                 except Exception as error:
-                    raise _refused(self._entry, data, path, offset, error) from error
+                    raise _refused(self.entry_class, data, path, offset, error) from error
                 index = entry.index
                 self._follow(index, path, offset)
+                indexes.append(index)
                 if index > start or before > start:
                     yield RecordType.ENTRY, entry, offset
             elif type != _CRC:
                 yield *self._other(frame, path), offset
+        if self.index is not None:
+            self.index.note(path, run, indexes)
 
     def _follow(self, index: int, path: Path, offset: int) -> None:
         if not 0 < index <= self.last_entry + 1 and not 0 < index <= max(self.last_marker, self._last_at_cut) + 1:
@@ -233,9 +262,9 @@ class Replay:
             self.metadata = data
             return RecordType.METADATA, data
         if type == _STATE:
-            self.state, self.state_data = _unmarshal(self._state, data, path, offset), data
+            self.state, self.state_data = unmarshal(self._state, data, path, offset), data
             return RecordType.STATE, self.state
-        snapshot = _unmarshal(self._snapshot, data, path, offset)
+        snapshot = unmarshal(self._snapshot, data, path, offset)
         self.last_marker = max(self.last_marker, snapshot.index)
         self._found = self._found or snapshot.index == self.start
         return RecordType.SNAPSHOT, snapshot
@@ -251,7 +280,7 @@ class Replay:
         entries: list[LogEntry] = []
         try:
             for path, run in self._runs():
-                following = self._next_entries(run) if self.last_entry == start + len(entries) else None
+                following = self._next_entries(run, path) if self.last_entry == start + len(entries) else None
                 if following is None:
                     self._place(run, path, entries)
                     continue
@@ -292,7 +321,7 @@ class Replay:
 _R = TypeVar("_R", bound=Record)
 
 
-def _unmarshal(cls: type[_R], data: bytes, path: Path, offset: int) -> _R:
+def unmarshal(cls: type[_R], data: bytes, path: Path, offset: int) -> _R:
     try:
         return cls.unmarshal(data)
     except Exception as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract of a place that a state machine saves to."""
+"""The contracts of the places that a state machine saves to, and that its entries are read from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 from ._records import HardState, LogEntry, Snapshot
 
-__all__ = ["Storage"]
+__all__ = ["EntrySource", "Storage", "limited"]
 
 SnapshotT_contra = TypeVar("SnapshotT_contra", contravariant=True)
 
@@ -42,3 +42,53 @@ class Storage(Protocol[SnapshotT_contra]):
 
     def close(self) -> None:
         """Sync and release everything."""
+
+
+@runtime_checkable
+class EntrySource(Protocol):
+    """
+    What a Raft library reads entries from: ``MemoryStorage``, ``WAL``, ``WALReader`` and ``FileStorage`` are such.
+
+    The indexes of the entries that are there follow each other without a gap.
+    """
+
+    @property
+    def first_index(self) -> int:
+        """The index of the first entry that is there, or would be."""
+
+    @property
+    def last_index(self) -> int:
+        """The index of the last entry, or of what stands in for it: a snapshot behind which no entry is."""
+
+    def entry(self, index: int) -> LogEntry:
+        """Return one entry; ``CompactedError`` or ``UnavailableError`` if it is not there any more, or not yet."""
+
+    def entries(self, lo: int, hi: int, max_size: int | None = None) -> list[LogEntry]:
+        """
+        Return the entries from ``lo`` up to, and without, ``hi``.
+
+        Args:
+            lo: At least ``first_index``.
+            hi: At most one more than the index of the last entry.
+            max_size: Stop before the sum of the entries' ``size()`` exceeds so many bytes; one entry is returned at
+                least, if there is any.
+
+        Raises:
+            CompactedError: ``lo`` is not there any more.
+            UnavailableError: What is in front of ``hi`` is not there.
+            ValueError: ``lo`` is greater than ``hi``.
+        """
+
+
+def limited(entries: Iterable[LogEntry], max_size: int | None) -> list[LogEntry]:
+    """Return the first entries, up to a sum of sizes in bytes, but one at least."""
+    if max_size is None:
+        return list(entries)
+    found: list[LogEntry] = []
+    total = 0
+    for entry in entries:
+        total += entry.size()
+        if total > max_size and found:
+            break
+        found.append(entry)
+    return found

@@ -29,7 +29,9 @@ from typing import NamedTuple, NoReturn, Self
 
 from ._crc32c import warn_if_slow
 from ._encoder import Encoder
+from ._entries import EntryReader, Limit
 from ._errors import (
+    CompactedError,
     CorruptionError,
     IndexOrderError,
     NotReadError,
@@ -113,6 +115,7 @@ class WAL:
         zero_ahead_bytes: int,
         encoder: Encoder | None = None,
         metadata: bytes = b"",
+        index_entries: bool = False,
     ) -> None:
         # Not for callers: create() and open() make sure that the hold has what this expects. Without an encoder
         # the log must be read first.
@@ -138,6 +141,9 @@ class WAL:
         self._metadata = metadata
         self._known = self._promised = _Known(0, 0, self._registry.state.empty(), None)
         self._repaired: RepairReport | None = None
+        self._index_entries = index_entries
+        self._entries = EntryReader(hold.fs, self._begin_noting)
+        self._saved_up_to: Limit = (0, encoder.offset) if encoder is not None else (0, 0)  # of what is saved
 
     # ------------------------------------------------------------------------------------------ make one
 
@@ -237,6 +243,7 @@ class WAL:
         save_marks: bool = True,
         max_record_bytes: int = MAX_RECORD_BYTES,
         zero_ahead_bytes: int = ZERO_AHEAD_BYTES,
+        index_entries: bool = False,
         fs: FileSystem = OPERATING_SYSTEM,
     ) -> Self:
         """
@@ -255,6 +262,8 @@ class WAL:
             save_marks: As for ``create``; a log may have saves of both kinds.
             max_record_bytes: As for ``create``.
             zero_ahead_bytes: As for ``create``.
+            index_entries: Note where each entry stands while the log is read, in eight bytes, so that ``entries()``
+                need not read it again.
             fs: The file system to work on.
 
         Raises:
@@ -282,6 +291,7 @@ class WAL:
                 sync=sync,
                 save_marks=save_marks,
                 zero_ahead_bytes=zero_ahead_bytes,
+                index_entries=index_entries,
             )
         except BaseException:
             hold.close()
@@ -329,7 +339,7 @@ class WAL:
     def _begin_replay(self) -> Replay:
         self._check_process()
         self._check_open()
-        return Replay(self._hold.fs, self.path, self._start, self._registry)
+        return Replay(self._hold.fs, self.path, self._start, self._registry, noting=self._index_entries)
 
     def _end_replay(self, replay: Replay) -> None:
         if replay.tail is not None:
@@ -340,7 +350,7 @@ class WAL:
         self._check_open()
         if self._encoder is not None:
             return
-        _, file = self._hold.tail
+        name, file = self._hold.tail
         size = file.size()
         if size != aligned(size):
             self._hold.fs.truncate(file.fd, aligned(size))
@@ -349,6 +359,9 @@ class WAL:
         self._known = _Known(replay.last_entry, replay.last_marker, replay.state, replay.state_data)
         self._promised = self._known
         end = replay.end.offset
+        self._saved_up_to = name.sequence, end
+        if self._index_entries:
+            self._entries.go_on_behind(replay)
         self._encoder = Encoder(
             file,
             offset=end,
@@ -367,6 +380,48 @@ class WAL:
         _, file = self._hold.tail
         assert file.path == torn.path, "only the last segment can be torn"
         self._repaired = cut_tail(file, torn.offset, torn.reason)
+
+    # ------------------------------------------------------------------------------------- entries by index
+
+    def entry(self, index: int) -> LogEntry:
+        """
+        Return one entry; see ``entries``.
+
+        Raises:
+            CompactedError, UnavailableError: It is not there any more, or not yet.
+        """
+        return self.entries(index, index + 1)[0]
+
+    def entries(self, lo: int, hi: int, max_size: int | None = None) -> list[LogEntry]:
+        """
+        Return the entries from ``lo`` up to, and without, ``hi``, read from disk.
+
+        Entries whose save is not done are not there yet. Reading does not hold up saves. To find entries, the log is
+        read by the first call, unless it was opened with ``index_entries``, and each call reads what was saved since
+        the one before. Each entry's CRC is checked.
+
+        Args:
+            lo: At least ``first_index``.
+            hi: At most one more than the index of the last entry.
+            max_size: Stop before the sum of the entries' ``size()`` exceeds so many bytes; one entry is returned at
+                least, if there is any.
+
+        Raises:
+            CompactedError: ``lo`` is not there any more.
+            UnavailableError: What is in front of ``hi`` is not there.
+            ValueError: ``lo`` is greater than ``hi``.
+            CorruptionError: The log is damaged.
+            NotReadError, WALClosedError: As ``save``.
+        """
+        self._check_process()
+        self._check_open()
+        self._check_read()
+        if lo < self.first_index:
+            raise CompactedError(lo, f"entry {lo} is not there any more; the first one is {self.first_index}")
+        return self._entries.entries(lo, hi, max_size, limit=self._saved_up_to)
+
+    def _begin_noting(self) -> Replay:
+        return Replay(self._hold.fs, self.path, None, self._registry, live=True, noting=True)
 
     # --------------------------------------------------------------------------------------------- write
 
@@ -626,6 +681,7 @@ class WAL:
         encoder.write([save.records for save in group])
         if self._sync:
             encoder.sync()
+        self._saved_up_to = self._hold.tail[0].sequence, encoder.offset
         self._known = group[-1].known
         for save in group:
             save.finish()

@@ -18,19 +18,23 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
+from ._follow import Follower
+from ._reader import WALReader
 from ._records import HardState, LogEntry, Snapshot
 from ._recovery import ReadWAL
 from ._recovery import read_wal as _read_wal
+from ._replay import LogRecord
 from ._turns import PendingSave
 from ._wal import WAL
 
-__all__ = ["AsyncReadWAL", "AsyncWAL", "read_wal"]
+__all__ = ["AsyncFollower", "AsyncReadWAL", "AsyncWAL", "follow", "read_wal"]
 
 MAX_PENDING_BYTES = 16_000_000
 
@@ -260,6 +264,112 @@ class AsyncReadWAL(NamedTuple):
     metadata: bytes
     state: HardState
     entries: list[LogEntry]
+
+
+class AsyncFollower:
+    """
+    The records of a log, and those that are still to come; ``follow`` returns it.
+
+    Iterate over it with ``async for``, in one task, and use it as an asynchronous context manager. While nothing is
+    written it takes neither time nor a thread; looking at the disk is done in the event loop's default threads. A step
+    that is cancelled loses no record.
+    """
+
+    def __init__(self, reader: WALReader, index: int | None) -> None:
+        self._begin = partial(reader.follow, index)
+        self._follower: Follower | None = None
+        self._batch: Iterator[LogRecord] = iter(())
+        self._look: asyncio.Future[list[LogRecord]] | None = None
+        self._stopped = asyncio.Event()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> LogRecord:
+        """
+        Wait for the next record.
+
+        Raises:
+            StopAsyncIteration: ``stop`` or ``close`` was called.
+            As ``WALReader.follow`` at the first step, and as iterating over a ``Follower``.
+        """
+        while not self._stopped.is_set():
+            record = next(self._batch, None)
+            if record is not None:
+                return record
+            batch = await self._next_look()
+            self._batch = iter(batch)
+            if not batch:
+                await self._wait()
+        raise StopAsyncIteration
+
+    async def _next_look(self) -> list[LogRecord]:
+        if self._look is None:
+            self._look = asyncio.ensure_future(asyncio.to_thread(self._look_once))
+        # A look whose waiting is cancelled is not lost: the next step takes what it found.
+        records = await asyncio.shield(self._look)
+        self._look = None
+        return records
+
+    def _look_once(self) -> list[LogRecord]:
+        if self._follower is None:
+            self._follower = self._begin()
+        return self._follower._look()
+
+    async def _wait(self) -> None:
+        """Wait for a change, or for ``stop``."""
+        assert self._follower is not None
+        loop, watch = asyncio.get_running_loop(), self._follower._watch
+        changed = asyncio.Event()
+        loop.add_reader(watch.fileno(), changed.set)
+        waiting = [asyncio.ensure_future(event.wait()) for event in (changed, self._stopped)]
+        try:
+            await asyncio.wait(waiting, timeout=self._follower._patience_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            loop.remove_reader(watch.fileno())
+            for wait in waiting:
+                wait.cancel()
+        if changed.is_set():
+            watch.wait(0)
+            await asyncio.sleep(self._follower._pace_s)
+
+    def stop(self) -> None:
+        """End the iteration, also one that waits, from the event loop's thread."""
+        self._stopped.set()
+
+    async def close(self) -> None:
+        """Stop, and give everything back to the system. A second call does nothing."""
+        self.stop()
+        if self._look is not None:
+            with suppress(Exception):
+                await asyncio.shield(self._look)
+        if self._follower is not None:
+            self._follower.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def follow(reader: WALReader, index: int | None = None) -> AsyncFollower:
+    """
+    Return an asynchronous iterator over a log's records that waits for those to come; see ``WALReader.follow``.
+
+    ::
+
+        async with wal.aio.follow(wal.WALReader("data/wal")) as records:
+            async for record in records:
+                ...
+
+    Args:
+        reader: Says which log, and how to read it.
+        index: As for ``WALReader.follow``.
+    """
+    return AsyncFollower(reader, index)
 
 
 async def read_wal(
