@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -62,6 +62,19 @@ class Ours(Store):
     @classmethod
     def stream(cls, path: Path) -> int:
         return _entries_among(wal.WALReader(path))
+
+    @classmethod
+    @contextmanager
+    def by_index(cls, path: Path) -> Iterator[Callable[[int], Any]]:
+        reader = wal.WALReader(path)
+        assert reader.last_index
+        yield reader.entry
+
+    @classmethod
+    @contextmanager
+    def follow(cls, path: Path) -> Iterator[Iterator[Any]]:
+        with wal.WALReader(path).follow() as records:
+            yield (record for record in records if record.type is wal.RecordType.ENTRY)
 
     @classmethod
     def open(cls, path: Path) -> tuple[int, Callable[[], None]]:

@@ -8,7 +8,8 @@ do, outside of the lock under which indexes are given out.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from importlib.metadata import version
 from itertools import count
@@ -23,7 +24,11 @@ Pairs = list[tuple[bytes, bytes]]
 
 
 def _pairs(first: int, payloads: Payloads) -> Pairs:
-    return [(index.to_bytes(8, "big"), payload) for index, payload in zip(count(first), payloads)]
+    return [(_key(index), payload) for index, payload in zip(count(first), payloads)]
+
+
+def _key(index: int) -> bytes:
+    return index.to_bytes(8, "big")
 
 
 class Scanned(Store):
@@ -75,11 +80,14 @@ class SQLite(Scanned):
 
     @classmethod
     def _scan(cls, path: Path, use: Callable[[Iterable[Any]], Any]) -> Any:
-        database = cls._connect(path)
-        try:
+        with closing(cls._connect(path)) as database:
             return use(database.execute("SELECT entry, data FROM log ORDER BY entry"))
-        finally:
-            database.close()
+
+    @classmethod
+    @contextmanager
+    def by_index(cls, path: Path) -> Iterator[Callable[[int], Any]]:
+        with closing(cls._connect(path)) as database:
+            yield lambda index: database.execute("SELECT data FROM log WHERE entry = ?", (index,)).fetchone()[0]
 
 
 class LMDB(Scanned):
@@ -104,6 +112,14 @@ class LMDB(Scanned):
 
         with lmdb.open(str(path), map_size=4 << 30) as store, store.begin() as transaction:
             return use(transaction.cursor())
+
+    @classmethod
+    @contextmanager
+    def by_index(cls, path: Path) -> Iterator[Callable[[int], Any]]:
+        import lmdb
+
+        with lmdb.open(str(path), map_size=4 << 30) as store, store.begin() as transaction:
+            yield lambda index: transaction.get(_key(index))
 
 
 class LogStructured(Scanned):
@@ -135,11 +151,16 @@ class Plyvel(LogStructured):
     def _scan(cls, path: Path, use: Callable[[Iterable[Any]], Any]) -> Any:
         import plyvel
 
-        store = plyvel.DB(str(path))
-        try:
+        with closing(plyvel.DB(str(path))) as store:
             return use(store)
-        finally:
-            store.close()
+
+    @classmethod
+    @contextmanager
+    def by_index(cls, path: Path) -> Iterator[Callable[[int], Any]]:
+        import plyvel
+
+        with closing(plyvel.DB(str(path))) as store:
+            yield lambda index: store.get(_key(index))
 
 
 class RocksDict(LogStructured):
@@ -165,11 +186,16 @@ class RocksDict(LogStructured):
     def _scan(cls, path: Path, use: Callable[[Iterable[Any]], Any]) -> Any:
         import rocksdict
 
-        store = rocksdict.Rdict(str(path), rocksdict.Options(raw_mode=True))
-        try:
+        with closing(rocksdict.Rdict(str(path), rocksdict.Options(raw_mode=True))) as store:
             return use(store.items())
-        finally:
-            store.close()
+
+    @classmethod
+    @contextmanager
+    def by_index(cls, path: Path) -> Iterator[Callable[[int], Any]]:
+        import rocksdict
+
+        with closing(rocksdict.Rdict(str(path), rocksdict.Options(raw_mode=True))) as store:
+            yield lambda index: store.get(_key(index))
 
 
 class PySyncObj(Store):

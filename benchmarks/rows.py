@@ -21,6 +21,7 @@ SAVERS = [1, 16, 64, 256, 1024]
 EVERYBODY = frozenset({"floor", "wal", "etcd", "peer"})
 READERS = frozenset({"wal", "etcd", "peer"})
 LOGS = frozenset({"wal", "etcd"})
+OURS = frozenset({"wal"})
 
 _SAVES = {1: 600, 10: 600, 100: 300, 1000: 100}
 """How many saves of so many entries: a fraction of a second, so that a round of all subjects is short."""
@@ -120,7 +121,20 @@ def all_rows(*, scale: float, gigabyte: int) -> list[Row]:
         )
         for times in (1, 4, 16)
     ]
-    return [*saves, encoding, *at_once, *reading, *opening]
+    many = Fill(gigabyte // 128, 100)
+    found = [
+        Row(
+            "entry",
+            f"one entry of 100 B by its index, of {many.entries:,}",
+            "by_index",
+            frozenset({"wal", "peer"}),
+            {"entries": many.entries, "reads": scaled(20_000)},
+            fill=many,
+        ),
+        Row("follow", "how far a follower is behind", "follow", OURS, {"bytes": 100, "saves": scaled(500)}),
+        Row("follow-idle", "a follower while nothing is written", "idle", OURS, {"bytes": 100, "seconds": 2 * scale}),
+    ]
+    return [*saves, encoding, *at_once, *reading, *opening, *found]
 
 
 def _many(entries: int) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sized
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterator, Sized
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,16 @@ class Store(ABC):
     def stream(cls, path: Path) -> int:
         """Open the log there, look at one entry after the other, and return how many there are."""
         raise MissingError("it does not stream")
+
+    @classmethod
+    def by_index(cls, path: Path) -> AbstractContextManager[Callable[[int], Any]]:
+        """Open the log there, and give what returns the entry with an index."""
+        raise MissingError("it has no entries by index")
+
+    @classmethod
+    def follow(cls, path: Path) -> AbstractContextManager[Iterator[Any]]:
+        """Give an iterator over the entries there that waits for those to come, until the block is left."""
+        raise MissingError("it cannot be followed")
 
     @classmethod
     def open(cls, path: Path) -> tuple[int, Callable[[], None]]:

@@ -69,6 +69,8 @@ _READING: list[Column] = [
     ("seconds", _value("seconds"), "{:.3f}", 1),
     ("speed ÷ Go", _speed(GO, "seconds"), "{:.2f}", 1),
 ]
+_LOOKS: list[Column] = [("p50 µs", _value("p50"), "{:.1f}", 1e6), ("p99 µs", _value("p99"), "{:.1f}", 1e6)]
+_IDLE: list[Column] = [("seconds of the processor in a second", _value("seconds"), "{:.5f}", 1)]
 _OPENING: list[Column] = [*_READING, ("time per entry ÷ that of the shortest", _growth, "{:.2f}", 1)]
 _MEMORY: list[Column] = [("MB", _value("grown"), "{:,.1f}", 1e-6), ("÷ Go", _times(GO, "grown"), "{:.2f}", 1)]
 
@@ -90,7 +92,8 @@ def tables(results: Results) -> Iterator[Table]:
 def _columns(name: str, task: str) -> list[Column]:
     if name.startswith("memory"):
         return _MEMORY
-    return {"save": _SAVES, "threads": _SAVERS, "tasks": _SAVERS, "open": _OPENING}.get(task, _READING)
+    by_task = {"by_index": _LOOKS, "follow": _LOOKS, "idle": _IDLE, "open": _OPENING}
+    return {"save": _SAVES, "threads": _SAVERS, "tasks": _SAVERS, **by_task}.get(task, _READING)
 
 
 def _written(spread: Spread | None, form: str, factor: float = 1) -> str:

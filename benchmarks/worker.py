@@ -169,6 +169,56 @@ def read(how: Callable[[Path], Any], path: Path) -> Answer:
     return {"seconds": seconds, "entries": found if isinstance(found, int) else len(found), "grown": grown}
 
 
+def by_index(store: type[Store], path: Path, *, entries: int, reads: int) -> Answer:
+    numbers = random.Random(1)
+    with store.by_index(path) as entry:
+        times = []
+        begun = clock()
+        for index in numbers.choices(range(1, entries + 1), k=reads):
+            started = clock()
+            found = entry(index)
+            times.append(clock() - started)
+            assert found is not None
+        total = clock() - begun
+    return summary(times, total, reads)
+
+
+def follow(store: type[Store], path: Path, *, bytes: int, saves: int) -> Answer:
+    """Measure how long after a save returned a follower in another thread has its entry."""
+    payload = payloads(bytes)[:1]
+    done, seen = [], []
+    with closing(store(path, sync=True, most_bytes=MOST_BYTES_AT_ONCE)) as log, store.follow(path) as entries:
+
+        def watch() -> None:
+            for _ in range(saves):
+                next(entries)
+                seen.append(clock())
+
+        with ThreadPoolExecutor(1) as pool:
+            watching = pool.submit(watch)
+            for index in range(1, saves + 1):
+                log.save(log.batch(index, payload))
+                done.append(clock())
+                time.sleep(0.002)  # a writer that is not always busy, or the follower would only wait for the processor
+            watching.result()
+    return summary([max(after - before, 0) for before, after in zip(done, seen, strict=True)], 1, 0)
+
+
+def idle(store: type[Store], path: Path, *, bytes: int, seconds: float) -> Answer:
+    """Measure how many seconds of the processor a follower takes in each second in which nothing is written."""
+    with closing(store(path, sync=True, most_bytes=MOST_BYTES_AT_ONCE)) as log, store.follow(path) as entries:
+        log.save(log.batch(1, payloads(bytes)[:1]))
+        next(entries)
+        with ThreadPoolExecutor(1) as pool:
+            watching = pool.submit(next, entries)
+            before = time.process_time()
+            time.sleep(seconds)
+            taken = time.process_time() - before
+            log.save(log.batch(2, payloads(bytes)[:1]))
+            watching.result()
+    return {"seconds": taken / seconds, "entries": 0}
+
+
 def summary(times: list[int], nanoseconds: int, entries: int) -> Answer:
     """Return the percentiles by nearest rank."""
     times.sort()
@@ -195,6 +245,9 @@ TASKS: dict[str, Callable[..., Answer]] = {
     "threads": threads,
     "tasks": tasks,
     "write": write,
+    "by_index": by_index,
+    "follow": follow,
+    "idle": idle,
     "read_all": lambda store, path: read(store.read_all, path),
     "stream": lambda store, path: read(store.stream, path),
     "open": lambda store, path: read(store.open, path),
