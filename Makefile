@@ -12,7 +12,7 @@ unexport PYTHONPATH PYTHONHOME WAL_BUILD_COMPILED
 
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
-.PHONY: help demo test compiled torture fuzz bench mutants tests-on wheel-check format clean
+.PHONY: help demo test compiled torture fuzz bench docs mutants tests-on wheel-check format clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
@@ -24,7 +24,7 @@ test: $(VENV)/.dev  ## Check format, style and types, and run all tests with cov
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/mypy conftest.py hatch_build.py .ci/check_wheel.py
+	$(BIN)/mypy conftest.py hatch_build.py .ci/check_wheel.py .ci/check_site.py docs/conf.py
 	$(BIN)/pytest $(ON_ALL_CORES) --cov
 
 torture: $(VENV)/.dev  ## Crash, tear, damage, fail and race at length. EFFORT=deep takes hours.
@@ -36,6 +36,13 @@ fuzz: $(VENV)/.dev  ## Fuzz each target for SECONDS=60.
 # Patterns of rows reach the program as they are written.
 bench: $(VENV)/.bench  ## Measure durable saves and more, beside the disk, etcd and other stores: ROUNDS=7 ROWS='save-*' OPTIONS=--help
 	@set -f; $(BIN)/python benchmarks/bench.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ROWS),--rows $(ROWS)) $(OPTIONS)
+
+docs: $(VENV)/.docs  ## Build the documentation site in site/, where every warning and every dead link is an error.
+	rm -rf site
+	$(BIN)/sphinx-build --builder html --fail-on-warning --keep-going --fresh-env --doctree-dir site/.doctrees --quiet docs site
+	rm -rf site/.doctrees site/.buildinfo
+	@$(BIN)/python .ci/check_site.py site
+	@echo "Open site/index.html"
 
 mutants: $(VENV)/.dev  ## Change framing, recovery and writer in NUMBER=400 places, one at a time: do tests notice? Takes hours.
 	$(BIN)/python mutation/mutate.py --number $(or $(NUMBER),400)
@@ -65,7 +72,7 @@ format: $(VENV)/.dev  ## Format the code, and mend what the linter can mend.
 
 clean:  ## Remove everything that was made.
 	rm -rf .venv* dist site .bench .mutation .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find conftest.py src tests benchmarks fuzz mutation examples -name __pycache__ -prune -exec rm -rf {} +
+	find conftest.py docs src tests benchmarks fuzz mutation examples -name __pycache__ -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------------------------------------- environments
 
@@ -92,8 +99,8 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.made
 	@$(BIN)/pip install --quiet --editable .
 	@touch $@
 
-# And with what it takes to test it, to work on it, or to measure it beside others. Groups need pip 25.1.
-$(VENV)/.test $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: $(VENV)/.installed
+# And with what it takes to test it, to work on it, to measure it beside others, or to document it. Groups need pip 25.1.
+$(VENV)/.test $(VENV)/.dev $(VENV)/.bench $(VENV)/.docs: $(VENV)/.%: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@$(BIN)/pip install --quiet --group $*
 	@touch $@

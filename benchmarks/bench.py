@@ -33,7 +33,7 @@ from rich.table import Table as Screen
 
 from chart import draw
 from machine import Others, describe_machine
-from page import write_page
+from page import write_comparison, write_page
 from results import Results
 from rows import Fill, Row, all_rows
 from subjects import Subject, Worker, WorkerError, find_subjects
@@ -224,6 +224,7 @@ def main() -> None:
         results.write(output / "performance.json")
         (output / "performance.svg").write_text(draw(results))
         write_page(output / "performance.md", results)
+        write_comparison(output / "why.md", results)
         console.print(f"written to {output}: performance.json, performance.svg, performance.md", markup=False)
 
 

@@ -233,3 +233,30 @@ class TestWhatFollows:
         assert text.endswith(f"{page.END}\nafter\n")
         assert text.count("| wal, pure | 2.000 | 2.000 |") == 1
         assert "old" not in text
+
+    def test_a_comparison_stands_on_a_page_of_its_own(self, tmp_path: Path) -> None:
+        """It shows the stores but not the floor, and no figure where there is none; it does not make the page."""
+        path = tmp_path / "why.md"
+        results = results_of({"save-1x100": {"floor, zeroed": [0.001], "wal, pure": [0.001, 0.002, 0.003]}})
+        page.write_comparison(path, results)
+        assert not path.exists()
+
+        path.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
+        page.write_comparison(path, results)
+
+        text = path.read_text()
+        assert text.startswith(f"before\n{page.BEGIN}\n")
+        assert text.endswith(f"{page.END}\nafter\n")
+        assert "| wal, pure | 2.00 ms | - | - | - | - |" in text
+        assert "| lmdb | - | - | - | - | - |" in text
+        assert "floor" not in text
+        assert "old" not in text
+
+    def test_the_comparison_is_of_the_run_that_is_shown(self, tmp_path: Path) -> None:
+        """The figures on the page that compares are those of the page that measures."""
+        docs = BENCH.parent.parent / "docs"
+        path = tmp_path / "why.md"
+        path.write_text((docs / "why.md").read_text())
+        page.write_comparison(path, Results.read(docs / "performance.json"))
+
+        assert path.read_text() == (docs / "why.md").read_text()

@@ -431,6 +431,7 @@ class WAL:
 
         When this returns, the save is durable (with ``sync=False``: handed to the system). After a crash before
         that, it is there as a whole or not at all. A state equal to the last one is not written again by itself.
+        If it raises anything but ``WALFailedError``, nothing has been written.
 
         Args:
             state: The new hard state; ``None`` leaves it.
@@ -444,8 +445,6 @@ class WAL:
             NotReadError: The log was opened and not read yet.
             WALClosedError: The log is closed.
             WALFailedError: The save failed, now or an earlier one; the log has stopped.
-
-            Nothing has been written in each case but the last.
         """
         self._wait_for(self._submit(state, entries))
 
@@ -466,7 +465,7 @@ class WAL:
             entries: As for ``save``; the first index is at most one more than the last one submitted.
 
         Raises:
-            As ``save``, but for what goes wrong with the disk, which ``wait()`` raises.
+            WALError: As ``save``, but for what goes wrong with the disk, which ``wait()`` raises.
         """
         return self._submit(state, entries)
 
@@ -538,7 +537,7 @@ class WAL:
         entries then go on behind it.
 
         Raises:
-            As ``save``.
+            WALError: As ``save``.
         """
         self._submit_snap(snapshot).wait()
 

@@ -106,7 +106,7 @@ class AsyncWAL:
         The save begins when this is called. When the awaited call returns, it is durable.
 
         Raises:
-            As ``WAL.save``, when awaited.
+            WALError: As ``WAL.save``, when awaited.
         """
         return self._begin(self._log.submit, state, entries)
 
@@ -234,7 +234,7 @@ class AsyncWAL:
 
     @property
     def last_index(self) -> int:
-        """As ``WAL.last_index``: that of the saves that are done."""
+        """As ``WAL.last_index``, of the saves that are done."""
         return self._log.last_index
 
     def __repr__(self) -> str:
