@@ -60,7 +60,15 @@ html_copy_source = False
 html_show_sourcelink = False
 html_last_updated_fmt = None
 
-MADE_BY_OTHERS = {"wal.WAL", "wal.PendingSave", "wal.FileSystem", "wal.Storage"}
+MADE_BY_OTHERS = {
+    "wal.WAL",
+    "wal.PendingSave",
+    "wal.FileSystem",
+    "wal.Storage",
+    "wal.EntrySource",
+    "wal.Follower",
+    "wal.aio.AsyncFollower",
+}
 """Classes that callers do not make by themselves, as they do not make errors. Their text says how they are made."""
 
 HOMES = {"Path": "pathlib", "AsyncWAL": "wal.aio"}

@@ -58,7 +58,7 @@ class EntrySource(Protocol):
 
     @property
     def last_index(self) -> int:
-        """The index of the last entry, or of what stands in for it: a snapshot behind which no entry is."""
+        """The index of the last entry, or of a snapshot behind which no entry is yet."""
 
     def entry(self, index: int) -> LogEntry:
         """Return one entry; ``CompactedError`` or ``UnavailableError`` if it is not there any more, or not yet."""

@@ -291,7 +291,10 @@ class AsyncFollower:
 
         Raises:
             StopAsyncIteration: ``stop`` or ``close`` was called.
-            As ``WALReader.follow`` at the first step, and as iterating over a ``Follower``.
+            CompactedError: What comes next was purged before it was read. Begin anew behind a snapshot.
+            CorruptionError: The log is damaged.
+            RecordDecodeError: The registry is not the one that the log is written with.
+            WALNotFoundError: There is no log, or it is gone.
         """
         while not self._stopped.is_set():
             record = next(self._batch, None)
