@@ -269,8 +269,10 @@ class Life:
             saves = saves[1:]
             flying = self._on_disk(saves)
         durable = self.model.saves[: len(self.model.saves) - len(saves)]
-        if flying is None or Model(b"", durable).last < self.model.begins_behind:
-            return  # something else is at the end: there was a cut behind it, or a snapshot from elsewhere before it
+        if flying is None or Model(b"", durable).state.commit < self.model.begins_behind:
+            # There was a cut behind them; or the snapshot from elsewhere, at which such a log must be opened, would not
+            # be committed any more.
+            return
         path, begin, end = flying
         kind, damage = self._damage(begin, end)
         path.write_bytes(damage(path.read_bytes()))
@@ -311,9 +313,14 @@ class Life:
         """Find the bytes of the last saves; ``None`` if they are not the end of the last segment."""
         values = [value for save in saves for value in (*save.entries, *filter(None, (save.state, save.marker)))]
         path = self._segments()[-1]
-        found = list(wal.WALReader(self.directory, self._last_marker(), registry=REGISTRY))[-len(values) :]
+        found = list(wal.WALReader(self.directory, self._last_marker(), registry=REGISTRY))
+        if len(found) <= len(values):
+            return None
+        before, found = found[-len(values) - 1], found[-len(values) :]
         if [record.value for record in found] != values or {record.path for record in found} != {path}:
             return None
+        if before.type is wal.RecordType.METADATA and found[0].type is wal.RecordType.STATE:
+            return None  # that state is not theirs, but the head's
         earlier = sum(path.stat().st_size for path in self._segments()[:-1])
         return path, found[0].offset, wal.verify(self.directory, registry=REGISTRY).bytes - earlier
 
@@ -391,11 +398,16 @@ class Life:
         return left
 
     def _left(self, possible: list[Model]) -> Model:
-        """Tell which of these is in the log. They have the same contents, but perhaps not the same markers."""
-        if len({len(model.markers) for model in possible}) > 1:
-            newest = wal.valid_snapshots(self.directory, registry=REGISTRY)[-1]
-            possible = [model for model in possible if [Snapshot(), *model.markers][-1] == newest]
-        return possible[-1]
+        """
+        Tell which of these is in the log. They have the same contents, but not always the same markers, nor the same
+        number of entries: one may have taken the place of its like.
+        """
+        newest = wal.valid_snapshots(self.directory, registry=REGISTRY)[-1]
+        entries = wal.verify(self.directory, registry=REGISTRY).entries
+        for model in possible:
+            if [Snapshot(), *model.markers][-1] == newest and (self.purged or model.entries_written == entries):
+                return model
+        raise AssertionError(f"{self.at}: {entries} entries and {newest} are left, in none of {len(possible)} models")
 
     def _first_after(self, model: Model) -> Save:
         """Make up a save that goes on behind what is left after a crash."""
