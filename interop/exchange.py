@@ -62,7 +62,7 @@ KINDS = [
 """What must happen now and then. A suite that does not come across one of these proves less than it says."""
 
 
-def read(directory: Path, start: Snapshot | None = None) -> Contents:
+def read(directory: Path, start: wal.Snapshot | None = None) -> Contents:
     """Read with ``WALReader``."""
     return _contents(wal.WALReader(directory, start, registry=REGISTRY).read_all())
 
@@ -90,6 +90,13 @@ def _of_each(models: list[Model], start: int) -> list[Outcome]:
 
 def _of_each_for_etcd(models: list[Model], start: int) -> list[Outcome]:
     return [contents for model in models for contents in model.contents_for_etcd(start)]
+
+
+def _first_after(model: Model) -> Save:
+    """Make up a save that goes on behind what is left after a crash."""
+    term = model.term + 1
+    entry = Entry(term=term, index=model.last + 1, data=b"after the crash")
+    return Save(HardState(term=term, vote=1, commit=model.state.commit), (entry,))
 
 
 class Life:
@@ -369,14 +376,12 @@ class Life:
         if isinstance(found, str):
             return None
         self._one_of("etcd recovers", found, _of_each_for_etcd(models, index))
-        left = self._left([model for model in models if found in model.contents_for_etcd(index)])
-        more = self._first_after(left)
+        possible = [model for model in models if found in model.contents_for_etcd(index)]
+        more = _first_after(possible[0])
         self.go.append(self.directory, [more])
         self.go.close(self.directory)
         self.seen["torn: etcd recovers"] += 1
-        self.writer = "etcd"
-        self.model = Model(left.metadata, [*left.saves, more])
-        return left
+        return self._go_on("etcd", possible, more)
 
     def _wal_recovers(self, start: Snapshot | None, models: list[Model], index: int) -> Model:
         opened = wal.read_wal(
@@ -389,31 +394,27 @@ class Life:
         with opened.wal as log:
             found = _contents(opened)
             self._one_of("wal recovers", found, _of_each(models, index))
-            left = self._left([model for model in models if found == model.contents(index)])
-            more = self._first_after(left)
+            possible = [model for model in models if found == model.contents(index)]
+            more = _first_after(possible[0])
             log.save(more.state, more.entries)
         self.seen["torn: wal recovers"] += 1
-        self.writer = "wal"
-        self.model = Model(left.metadata, [*left.saves, more])
-        return left
+        return self._go_on("wal", possible, more)
 
-    def _left(self, possible: list[Model]) -> Model:
+    def _go_on(self, writer: str, possible: list[Model], more: Save) -> Model:
         """
-        Tell which of these is in the log. They have the same contents, but not always the same markers, nor the same
-        number of entries: one may have taken the place of its like.
+        Tell which of these is in the log, in front of what was saved since, and go on from there.
+
+        They have the same contents, but not always the same markers, nor the same number of entries: one may have taken
+        the place of its like.
         """
         newest = wal.valid_snapshots(self.directory, registry=REGISTRY)[-1]
-        entries = wal.verify(self.directory, registry=REGISTRY).entries
+        entries = wal.verify(self.directory, registry=REGISTRY).entries - len(more.entries)
         for model in possible:
             if [Snapshot(), *model.markers][-1] == newest and (self.purged or model.entries_written == entries):
+                self.writer = writer
+                self.model = Model(model.metadata, [*model.saves, more])
                 return model
         raise AssertionError(f"{self.at}: {entries} entries and {newest} are left, in none of {len(possible)} models")
-
-    def _first_after(self, model: Model) -> Save:
-        """Make up a save that goes on behind what is left after a crash."""
-        term = model.term + 1
-        entry = Entry(term=term, index=model.last + 1, data=b"after the crash")
-        return Save(HardState(term=term, vote=1, commit=model.state.commit), (entry,))
 
     # ------------------------------------------------------------------------------------------ comparing
 

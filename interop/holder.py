@@ -53,7 +53,8 @@ class Holder:
         whole_lines = self._process.stdout.read().split(b"\n")[:-1]
         self._process.wait()
         self._process.stdout.close()
-        self.last = int([self.last, *whole_lines][-1])
+        if whole_lines:
+            self.last = int(whole_lines[-1])
         return self.last
 
     def __enter__(self) -> Self:

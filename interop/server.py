@@ -12,8 +12,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +20,7 @@ from typing import Any, Self
 
 from wal._protobuf import bytes_field, uint_field
 
-__all__ = ["Client", "Server", "put_request", "raft_request"]
+__all__ = ["Client", "Server", "Work", "put_request", "raft_request"]
 
 SECONDS_TO_START = 60
 UNREACHABLE = (OSError, http.client.HTTPException)
@@ -83,8 +82,9 @@ class Server:
         deadline = time.monotonic() + SECONDS_TO_START
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                if Client(self, "health").ask("/v3/kv/range", key=_encode(b"x")):
-                    return True
+                with closing(Client(self, "first")) as client:
+                    client.get(b"anything")
+                return True
             except UNREACHABLE:
                 time.sleep(0.02)
         return False
@@ -128,19 +128,23 @@ class Client:
     _number: int = 0
 
     def ask(self, path: str, **request: Any) -> dict[str, Any]:
-        if self._connection is None or self._connection.port != self.server.port:
+        if self._connection is None:
             self._connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=SECONDS_TO_START)
         try:
             self._connection.request("POST", path, json.dumps(request))
             response = self._connection.getresponse()
             answer: dict[str, Any] = json.loads(response.read())
         except BaseException:
-            self._connection.close()
-            self._connection = None
+            self.close()
             raise
         if response.status != 200:
             raise http.client.HTTPException(f"{path}: {answer}")
         return answer
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def get(self, key: bytes) -> bytes | None:
         found = self.ask("/v3/kv/range", key=_encode(key)).get("kvs")
@@ -200,28 +204,54 @@ def raft_request(id: int, key: bytes, value: bytes) -> bytes:
     return bytes_field(4, put_request(key, value)) + b"\xa2\x06" + bytes((len(header),)) + header
 
 
-@contextmanager
-def working(clients: list[Client], seed: int, longest: int) -> Iterator[Callable[[], int]]:
-    """Let clients work side by side, until the server is gone; yields what tells how much was acknowledged."""
-    begun = sum(len(client.acknowledged) for client in clients)
+class Work:
+    """
+    Clients at work, side by side, until the server is killed at the end of the ``with`` block.
 
-    def work(client: Client, rng: random.Random) -> None:
+    Each does something that no request did before; ``longest`` is the greatest length of a value.
+    """
+
+    def __init__(self, server: Server, clients: list[Client], *, seed: int, longest: int) -> None:
+        self._server = server
+        self._clients = clients
+        self._news = threading.Condition()
+        self.done = 0
+        """How many things they have done."""
+        self._ended = 0
+        self._threads = [
+            threading.Thread(target=self._work, args=(client, random.Random(f"{seed} {client.name}"), longest))
+            for client in clients
+        ]
+
+    def _work(self, client: Client, rng: random.Random, longest: int) -> None:
         try:
+            client.close()  # the server that it knows may be gone
             while True:
                 client.do_something(rng, longest)
+                with self._news:
+                    self.done += 1
+                    self._news.notify_all()
         except UNREACHABLE:
-            return
+            with self._news:
+                self._ended += 1
+                self._news.notify_all()
 
-    threads = [
-        threading.Thread(target=work, args=(client, random.Random(f"{seed} {client.name}"))) for client in clients
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        yield lambda: sum(len(client.acknowledged) for client in clients) - begun
-    finally:
-        clients[0].server.kill()
-        for thread in threads:
+    def wait_for(self, done: int) -> None:
+        """Wait until so many things were done since the beginning."""
+        with self._news:
+            self._news.wait_for(lambda: self.done >= done or self._ended)
+            assert not self._ended, "etcd does not answer any more"
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.kill()
+        for thread in self._threads:
             thread.join()
 
 
