@@ -331,6 +331,45 @@ def test_of_both_at_once_one_wins(
     count(**{f"races for a log, won by {who}": number for who, number in winners.items()})
 
 
+def test_both_make_a_log_at_once(
+    go: GoWAL, memory: Path, effort: Callable[..., int], count: Callable[..., None]
+) -> None:
+    """
+    P7, a limit: etcd looks for a log before it makes one, takes no lock, and then removes what is in its place. So of two
+    that make a log at the same moment both may be told that they did. There is one whole log all the same, and it is
+    etcd's unless etcd says that it failed.
+    """
+    outcomes: Counter[str] = Counter()
+    for round in range(effort(quick=100, full=1000, deep=10_000)):
+        path = memory / str(round)
+        go.send("create", path, segment_size=SMALL)
+        log = None
+        try:
+            log = wal.WAL.create(path, registry=REGISTRY, segment_size=SMALL)
+            append(log, saves(1, 1))
+            mine = "made it"
+        except (wal.WALError, OSError):
+            mine = "refused"
+        try:
+            go.answer()
+            theirs = "made it"
+            go.close(path)
+        except GoError:
+            theirs = "refused"
+        if log is not None:
+            log.close()
+        entries = read(path).entries
+        assert entries in ([], [numbered(1)])
+        assert "made it" in (mine, theirs)
+        if theirs == "refused":
+            assert entries == [numbered(1)]
+        elif mine == "refused":
+            assert entries == []
+        outcomes[f"wal {mine}, etcd {theirs}"] += 1
+
+    count(**{f"logs made at once: {what}": number for what, number in outcomes.items()})
+
+
 # ------------------------------------------------------------------------------------------- after a kill -9
 
 
