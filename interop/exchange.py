@@ -53,6 +53,7 @@ KINDS = [
     "zeros from any byte on",
     "sectors lost",
     "torn: wal recovers",
+    "torn: wal.repair",
     "torn: etcd recovers",
     "torn: etcd refuses, wal recovers",
     "torn: wal refuses, etcd recovers",
@@ -142,10 +143,15 @@ class Life:
             last = save.entries[-1].index if save.entries else max(last, save.marker.index if save.marker else 0)
         return saves
 
-    def _opened_at(self) -> Snapshot | None:
-        """Choose where to open the log: at its beginning, or at a snapshot; never in front of what is gone."""
-        behind = max(self.start.index if self.start else 0, self.model.begins_behind)
-        choice = [marker for marker in self.model.markers if marker.index >= behind]
+    def _opened_at(self, model: Model | None = None) -> Snapshot | None:
+        """
+        Choose where to open the log: at its beginning, or at a snapshot; never in front of what is gone.
+
+        ``model`` is what it holds for sure, if that is less than all.
+        """
+        model = model or self.model
+        behind = max(self.start.index if self.start else 0, model.begins_behind)
+        choice = [marker for marker in model.markers if marker.index >= behind]
         if behind or (choice and self.rng.random() < 0.4):
             self.seen["opened at a snapshot"] += 1
             return self.rng.choice(choice)
@@ -249,7 +255,7 @@ class Life:
             self.go.create(self.directory, metadata, segment_size=size, sync=sync)
         self.go.append(self.directory, saves)
         self.go.close(self.directory)
-        return min(len(saves), 1)
+        return min(len(saves), self.rng.randint(1, 3))
 
     def _etcd_opens(self, start: Snapshot | None, **options: Any) -> Outcome:
         try:
@@ -285,13 +291,17 @@ class Life:
         path.write_bytes(damage(path.read_bytes()))
         self.at += f", {kind} of {path.name} between {begin} and {end}"
         self.seen[kind] += 1
+        self._recover(durable, saves, kind)
 
-        records = [record for save in saves for record in save.records()]
+    def _recover(self, durable: list[Save], torn: list[Save], kind: str) -> None:
+        """Let both sides read what a crash left, and one of them recover it and append."""
+        records = [record for save in torn for record in save.records()]
         singles = [Model(self.model.metadata, durable + records[:count]) for count in range(len(records) + 1)]
-        whole = [Model(self.model.metadata, durable + saves[:count]) for count in range(len(saves) + 1)]
+        whole = [Model(self.model.metadata, durable + torn[:count]) for count in range(len(torn) + 1)]
         mine = whole if self._marked else singles
-        before, start = self._listing(), self._opened_at_in_all(singles)
+        start = self._opened_at(singles[0])
         index = start.index if start else 0
+        before = self._listing()
         found, theirs = outcome(self.directory, start), self.go.outcome(self.directory, start)
         self._same_files("reading", before)
         if isinstance(found, str):
@@ -313,14 +323,13 @@ class Life:
             assert isinstance(found, Contents), f"{self.at}: neither side can open it: {found}; {theirs}"
             left = self._wal_recovers(start, mine, index)
         self.seen["torn: nothing is left of what was torn"] += left is singles[0] or left is whole[0]
-        partly = left.contents() not in _of_each(whole, 0)
-        self.seen["torn: a part of a save is left, by etcd"] += partly
+        self.seen["torn: a part of a save is left, by etcd"] += left.contents() not in _of_each(whole, 0)
 
     def _on_disk(self, saves: list[Save]) -> tuple[Path, int, int] | None:
         """Find the bytes of the last saves; ``None`` if they are not the end of the last segment."""
         values = [value for save in saves for value in (*save.entries, *filter(None, (save.state, save.marker)))]
         path = self._segments()[-1]
-        found = list(wal.WALReader(self.directory, self._last_marker(), registry=REGISTRY))
+        found = list(wal.WALReader(self.directory, self._read_from(), registry=REGISTRY))
         if len(found) <= len(values):
             return None
         before, found = found[-len(values) - 1], found[-len(values) :]
@@ -331,12 +340,12 @@ class Life:
         earlier = sum(path.stat().st_size for path in self._segments()[:-1])
         return path, found[0].offset, wal.verify(self.directory, registry=REGISTRY).bytes - earlier
 
-    def _last_marker(self) -> Snapshot | None:
-        return self.start if self.start and self.start.index >= self.model.begins_behind else self._gap_marker()
-
-    def _gap_marker(self) -> Snapshot | None:
+    def _read_from(self) -> Snapshot | None:
+        """Tell from where on the log can be read."""
         behind = self.model.begins_behind
-        return next((marker for marker in self.model.markers if behind and marker.index == behind), self.start)
+        if behind > (self.start.index if self.start else 0):
+            return next(marker for marker in self.model.markers if marker.index == behind)
+        return self.start
 
     def _damage(self, begin: int, end: int) -> tuple[str, Callable[[bytes], bytes]]:
         """Choose what a crash makes of the bytes from ``begin`` to ``end``."""
@@ -359,14 +368,6 @@ class Life:
 
         return kind, lose
 
-    def _opened_at_in_all(self, models: list[Model]) -> Snapshot | None:
-        """Choose where to open a log that holds the least of these."""
-        whole, self.model = self.model, models[0]
-        try:
-            return self._opened_at()
-        finally:
-            self.model = whole
-
     def _etcd_recovers(self, start: Snapshot | None, models: list[Model], index: int) -> Model | None:
         """Open as an etcd server does: repair once, after an unexpected end. ``None`` if etcd refuses."""
         found = self._etcd_opens(start, segment_size=self._segment_size)
@@ -384,6 +385,10 @@ class Life:
         return self._go_on("etcd", possible, more)
 
     def _wal_recovers(self, start: Snapshot | None, models: list[Model], index: int) -> Model:
+        repaired = self.rng.random() < 0.3
+        if repaired:
+            wal.repair(self.directory)
+            self.seen["torn: wal.repair"] += 1
         opened = wal.read_wal(
             self.directory,
             start,
@@ -392,6 +397,7 @@ class Life:
             save_marks=self.rng.random() < 0.7,
         )
         with opened.wal as log:
+            assert not (repaired and log.repaired), f"{self.at}: wal repairs twice: {log.repaired}"
             found = _contents(opened)
             self._one_of("wal recovers", found, _of_each(models, index))
             possible = [model for model in models if found == model.contents(index)]

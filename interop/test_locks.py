@@ -335,9 +335,9 @@ def test_both_make_a_log_at_once(
     go: GoWAL, memory: Path, effort: Callable[..., int], count: Callable[..., None]
 ) -> None:
     """
-    P7, a limit: etcd looks for a log before it makes one, takes no lock, and then removes what is in its place. So of two
-    that make a log at the same moment both may be told that they did. There is one whole log all the same, and it is
-    etcd's unless etcd says that it failed.
+    P7, a limit: etcd looks for a log before it makes one, takes no lock, and then removes what is in its place. So of
+    two that make a log at the same moment both may be told that they did. There is one whole log all the same, and it
+    is etcd's unless etcd says that it failed.
     """
     outcomes: Counter[str] = Counter()
     for round in range(effort(quick=100, full=1000, deep=10_000)):
