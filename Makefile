@@ -34,7 +34,7 @@ fuzz: $(VENV)/.dev  ## Fuzz each target for SECONDS=60.
 	$(BIN)/python fuzz/run.py --seconds $(or $(SECONDS),60)
 
 interop: $(VENV)/.dev  ## Exchange 10,000 logs with etcd, both ways, and kill it: takes etcd and Go. EFFORT=quick|deep OPTIONS='--log 17'
-	$(BIN)/pytest interop --numprocesses auto --effort $(or $(EFFORT),full) $(if $(filter deep,$(EFFORT)),--timeout 0) $(OPTIONS)
+	$(BIN)/pytest interop --numprocesses auto --dist worksteal --effort $(or $(EFFORT),full) $(if $(filter deep,$(EFFORT)),--timeout 0) $(OPTIONS)
 
 # Patterns of rows reach the program as they are written.
 bench: $(VENV)/.bench  ## Measure durable saves and more, beside the disk, etcd and other stores: ROUNDS=7 ROWS='save-*' OPTIONS=--help

@@ -425,11 +425,14 @@ class Life:
     # ------------------------------------------------------------------------------------------ comparing
 
     def _compare(self) -> None:
-        """Let both sides read the log from its beginning and from two snapshots; compare with the model."""
+        """
+        Let both sides read the log, and compare with the model: from its beginning, from where it can be read from, if
+        that is another place, and from two snapshots.
+        """
         before = self._listing()
         markers = sorted(set(self.model.markers), key=lambda marker: marker.index)
-        some = self.rng.sample(markers, min(2, len(markers)))
-        for start in [None, *some]:
+        starts = {None, self._read_from(), *self.rng.sample(markers, min(2, len(markers)))}
+        for start in sorted(starts, key=lambda start: start.index if start else 0):
             mine, theirs = outcome(self.directory, start), self.go.outcome(self.directory, start)
             index = start.index if start else 0
             gone = self.start is not None and index < self.start.index
