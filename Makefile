@@ -12,7 +12,7 @@ unexport PYTHONPATH PYTHONHOME WAL_BUILD_COMPILED
 
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
-.PHONY: help demo test compiled torture fuzz bench docs mutants tests-on wheel-check format clean
+.PHONY: help demo test compiled torture fuzz interop bench docs mutants tests-on wheel-check format clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
@@ -32,6 +32,9 @@ torture: $(VENV)/.dev  ## Crash, tear, damage, fail and race at length. EFFORT=d
 
 fuzz: $(VENV)/.dev  ## Fuzz each target for SECONDS=60.
 	$(BIN)/python fuzz/run.py --seconds $(or $(SECONDS),60)
+
+interop: $(VENV)/.dev  ## Exchange 10,000 logs with etcd, both ways, and kill it: takes etcd and Go. EFFORT=quick|deep OPTIONS='--log 17'
+	$(BIN)/pytest interop --numprocesses auto --dist worksteal --effort $(or $(EFFORT),full) $(if $(filter deep,$(EFFORT)),--timeout 0) $(OPTIONS)
 
 # Patterns of rows reach the program as they are written.
 bench: $(VENV)/.bench  ## Measure durable saves and more, beside the disk, etcd and other stores: ROUNDS=7 ROWS='save-*' OPTIONS=--help
@@ -71,8 +74,8 @@ format: $(VENV)/.dev  ## Format the code, and mend what the linter can mend.
 	$(BIN)/ruff check --fix
 
 clean:  ## Remove everything that was made.
-	rm -rf .venv* dist site .bench .mutation .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find conftest.py docs src tests benchmarks fuzz mutation examples -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .venv* dist site .bench .mutation .coverage* .fuzz .interop .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find conftest.py docs src tests benchmarks fuzz interop mutation examples -name __pycache__ -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------------------------------------- environments
 

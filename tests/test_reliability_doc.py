@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 TESTS = Path(__file__).parent
+INTEROP = TESTS.parent / "interop"
 TEXT = (TESTS.parent / "docs" / "reliability.md").read_text()
 PROMISES, OLD_BUGS, BAD_INPUT = (
     TEXT.split(f"\n## {title}\n")[1].split("\n## ")[0] for title in ("Promises", "Old bugs", "Bad input")
@@ -51,21 +52,26 @@ BUGS = rows(OLD_BUGS)
 INPUTS = rows(BAD_INPUT)
 SECTIONS = [(text.split(":")[0], text) for text in PROMISES.split("\n### ")[1:]]
 
+FILES = [*TESTS.glob("test_*.py"), *INTEROP.glob("test_*.py")]
 REFERENCE = re.compile(r"`(test_\w+\.py)::(test_\w+)(?:\[([^`]+)\])?`")
 REFERENCES = sorted({match.group(0).strip("`") for match in REFERENCE.finditer(TEXT)})
+
+
+def text_of(file: str) -> str:
+    return next(path for path in (TESTS / file, INTEROP / file) if path.exists()).read_text()
 
 
 @functools.cache
 def names_in(file: str) -> frozenset[str]:
     """The names of a file's tests, those in classes too."""
-    tree = ast.walk(ast.parse((TESTS / file).read_text()))
+    tree = ast.walk(ast.parse(text_of(file)))
     return frozenset(node.name for node in tree if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
 @functools.cache
 def texts_in(file: str) -> frozenset[str]:
     """All strings in a file, as the ids of parametrized rows are."""
-    tree = ast.walk(ast.parse((TESTS / file).read_text()))
+    tree = ast.walk(ast.parse(text_of(file)))
     return frozenset(node.value for node in tree if isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
@@ -80,9 +86,14 @@ def test_each_test_that_is_named_exists(reference: str) -> None:
     assert row is None or row in texts_in(file)
 
 
+def test_each_file_of_tests_has_a_name_of_its_own() -> None:
+    """A name leads to one file."""
+    assert len({path.name for path in FILES}) == len(FILES)
+
+
 def test_nothing_else_looks_like_a_test() -> None:
     """A name with a slip in it is not taken for prose and passed over."""
-    files = re.compile("|".join(f"`{re.escape(path.name)}`" for path in TESTS.glob("test_*.py")))
+    files = re.compile("|".join(f"`{re.escape(path.name)}`" for path in FILES))
     assert re.findall(r"\btest_\w+|::", files.sub("", REFERENCE.sub("", TEXT))) == []
 
 
