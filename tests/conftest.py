@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import wal
+
+settings.register_profile("wal", deadline=None)  # a busy machine is not a wrong library
+settings.load_profile("wal")
 
 DATA = Path(__file__).parent / "data"
 

@@ -293,5 +293,5 @@ def comes_to_its_end(call: Callable[[], None]) -> bool:
     """Run a call in another thread; return whether it does not hang."""
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
-    thread.join(timeout=10)
+    thread.join(timeout=HANG)
     return not thread.is_alive()

@@ -93,7 +93,7 @@ def outcome_of(child: Child) -> str:
     waiting = threading.Thread(target=lambda: outcomes.append(child.wait()))
     process = child.process
     waiting.start()
-    waiting.join(10)
+    waiting.join(HANG)
     if waiting.is_alive():
         os.kill(process, signal.SIGKILL)
         waiting.join()

@@ -564,7 +564,7 @@ class Model(RuleBasedStateMachine):
 
 def test_it_behaves_as_a_list_does() -> None:
     """M1 to M6, P19: Whatever is done in whatever order, answers and errors are those of a plain list."""
-    run_state_machine_as_test(Model, settings=settings(max_examples=100, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(Model, settings=settings(max_examples=100, stateful_step_count=30))
 
 
 @given(batches=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 6)), max_size=8), start=st.integers(0, 10))

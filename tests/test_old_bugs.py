@@ -132,23 +132,24 @@ class Beside(Disk):
         super().__init__()
         self.call = call
         self.other: threading.Thread | None = None
-        self.went_on = True
         self.meanwhile: list[str] = []
-        """What the other thread did to the disk before the first one was done."""
+        """What the other thread did to the disk before the last thing that the first one did."""
+        self._others: list[str] = []
 
     def during(self, work: Callable[[], None], other: Callable[[], None]) -> None:
         self.other = threading.Thread(target=other)
         work()
-        self.went_on = True
         self.other.join()
+        self.other = None
 
     def _run(self, name: str, call: Callable[..., Any], *args: Any) -> Any:
-        if threading.current_thread() is self.other and not self.went_on:
-            self.meanwhile.append(name)
-        if name == self.call and self.other is not None and self.other.ident is None:
-            self.went_on = False
-            self.other.start()
-            self.other.join(timeout=0.2)
+        if threading.current_thread() is self.other:
+            self._others.append(name)
+        elif self.other is not None:
+            self.meanwhile = self._others.copy()
+            if name == self.call and self.other.ident is None:
+                self.other.start()
+                self.other.join(timeout=0.2)
         return super()._run(name, call, *args)
 
 

@@ -209,7 +209,16 @@ def test_a_reader_has_no_way_to_write(path: Path) -> None:
     """F23: Reader and writer are different types: a reader has no save to call, on which Go panics."""
     create_segments(path, 1)
 
-    assert {name for name in dir(wal.WALReader(path)) if not name.startswith("_")} == {"path", "read_all", "tail"}
+    assert {name for name in dir(wal.WALReader(path)) if not name.startswith("_")} == {
+        "entries",
+        "entry",
+        "first_index",
+        "follow",
+        "last_index",
+        "path",
+        "read_all",
+        "tail",
+    }
 
 
 # ---------------------------------------------------------------------------------------------- at a snapshot

@@ -917,7 +917,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(retention=st.none() | st.builds(Retention, st.integers(1, 3), st.integers(0, 2)), steps=STEPS)
 def test_whatever_is_done_what_is_kept_can_be_recovered(
     retention: Retention | None, steps: list[tuple[str, int]]

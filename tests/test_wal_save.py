@@ -725,7 +725,7 @@ class Watch(Disk):
 STEPS = st.sampled_from(["one", "many", "big", "snap", "state", "sync", "reopen", "lose the last sync"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps=st.lists(STEPS, max_size=12), sync=st.booleans())
 def test_a_save_says_synced_exactly_if_all_before_it_was(steps: list[str], sync: bool) -> None:
     """The first frame of each save tells the truth about the sync before it, whatever happened in between."""
@@ -800,7 +800,7 @@ def test_each_writer_marks_its_own_saves_or_does_not(path: Path, first: bool) ->
     assert [frame.mark != Mark.NONE for frame in frames(new)] == [not first] * 3
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sessions=st.lists(
         st.tuples(st.booleans(), st.booleans(), st.lists(st.integers(1, 3), max_size=4)), min_size=1, max_size=6
@@ -1123,7 +1123,7 @@ class LogAgainstModel(RuleBasedStateMachine):
             self.directory.cleanup()
 
 
-LogAgainstModel.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+LogAgainstModel.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
 TestLogAgainstModel = LogAgainstModel.TestCase
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import wal
@@ -87,7 +87,6 @@ DAMAGE: st.SearchStrategy[Callable[[bytes, float, int], bytes]] = st.sampled_fro
 )
 
 
-@settings(deadline=None)
 @given(
     groups=GROUPS,
     save_marks=st.booleans(),
@@ -230,7 +229,6 @@ def unmarshalled(values: list[bytes]) -> list[Entry] | None:
         return None
 
 
-@settings(deadline=None)
 @given(
     first=st.one_of(st.integers(0, 300), st.sampled_from([2**14 - 3, 2**21 - 3, 2**28 - 3, 2**35 - 3, 2**64 - 9])),
     sizes=st.lists(st.sampled_from([0, 1, 3, 100, 127, 128, 129, 16_383, 16_384]), min_size=1, max_size=6),
@@ -368,7 +366,6 @@ def outcomes(path: Path, start: int) -> list[Any]:
     ]
 
 
-@settings(deadline=None)
 @given(life=LIVES, start=st.sampled_from([0, 0, 0, 2, 5]), together=st.booleans())
 def test_logs_are_read_as_exactly(
     tmp_path_factory: pytest.TempPathFactory, life: list[tuple[str, int, int]], start: int, together: bool
