@@ -60,6 +60,7 @@ from ._file_storage import FileStorage, Recovered, Retention, open_storage
 from ._files import FileSystem
 from ._frame import RecordType
 from ._memory import MemoryStorage
+from ._observer import GroupCommit, Observer, RepairReport, SegmentCut, SnapshotSave
 from ._purge import purge
 from ._reader import VerifyReport, WALReader, valid_snapshots, verify
 from ._records import (
@@ -74,7 +75,7 @@ from ._records import (
     register_record,
 )
 from ._recovery import ReadWAL, read_wal
-from ._repair import RepairReport, repair
+from ._repair import repair
 from ._replay import LogContents, LogRecord
 from ._segments import exists
 from ._snapshotter import SnapshotData, Snapshotter
@@ -92,6 +93,7 @@ __all__ = [
     "EntryTooLargeError",
     "FileStorage",
     "FileSystem",
+    "GroupCommit",
     "HardState",
     "IndexGapError",
     "IndexOrderError",
@@ -102,6 +104,7 @@ __all__ = [
     "MetadataConflictError",
     "NoSnapshotError",
     "NotReadError",
+    "Observer",
     "PendingSave",
     "ReadWAL",
     "Record",
@@ -112,12 +115,14 @@ __all__ = [
     "Recovered",
     "RepairReport",
     "Retention",
+    "SegmentCut",
     "SegmentGapError",
     "Snapshot",
     "SnapshotData",
     "SnapshotMarker",
     "SnapshotNotFoundError",
     "SnapshotOutOfDateError",
+    "SnapshotSave",
     "Snapshotter",
     "Storage",
     "TornWriteError",

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from ._errors import TornWriteError
 from ._files import OPERATING_SYSTEM, FileSystem
+from ._notices import SLOW_SYNC_S
+from ._observer import Observer
 from ._records import HardState, LogEntry, RecordRegistry, Snapshot
 from ._wal import MAX_RECORD_BYTES, SEGMENT_SIZE, WAL, ZERO_AHEAD_BYTES
 
@@ -41,6 +43,8 @@ def read_wal(
     save_marks: bool = True,
     max_record_bytes: int = MAX_RECORD_BYTES,
     zero_ahead_bytes: int = ZERO_AHEAD_BYTES,
+    slow_sync_s: float | None = SLOW_SYNC_S,
+    observer: Observer | None = None,
     fs: FileSystem = OPERATING_SYSTEM,
 ) -> ReadWAL:
     """
@@ -59,6 +63,8 @@ def read_wal(
         save_marks: As for ``WAL.create``.
         max_record_bytes: As for ``WAL.create``.
         zero_ahead_bytes: As for ``WAL.create``.
+        slow_sync_s: As for ``WAL.create``.
+        observer: As for ``WAL.create``.
         fs: The file system to work on.
 
     Raises:
@@ -77,6 +83,8 @@ def read_wal(
         save_marks=save_marks,
         max_record_bytes=max_record_bytes,
         zero_ahead_bytes=zero_ahead_bytes,
+        slow_sync_s=slow_sync_s,
+        observer=observer,
         fs=fs,
     )
     try:
