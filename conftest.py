@@ -9,6 +9,7 @@ directory, and must close the logs that they open. ``<!-- skip: next -->`` in a 
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from doctest import ELLIPSIS
@@ -22,13 +23,14 @@ from sybil.parsers.rest import DocTestParser
 
 import wal
 
-_DIRECTORY, _BEFORE, _REGISTRY = "__directory__", "__before__", "__registry__"
+_DIRECTORY, _BEFORE, _REGISTRY, _HANDLERS = "__directory__", "__before__", "__registry__", "__handlers__"
 
 
 def _enter_empty_directory(namespace: dict[str, Any]) -> None:
     namespace[_DIRECTORY] = tempfile.TemporaryDirectory(prefix="wal-examples-")
     namespace[_BEFORE] = os.getcwd()
     namespace[_REGISTRY] = _default_registry().copy()
+    namespace[_HANDLERS] = logging.getLogger("wal").handlers.copy()
     os.chdir(namespace[_DIRECTORY].name)
 
 
@@ -41,6 +43,7 @@ def _leave(namespace: dict[str, Any]) -> None:
     os.chdir(namespace[_BEFORE])
     namespace[_DIRECTORY].cleanup()
     _default_registry()._classes.update(namespace[_REGISTRY]._classes)
+    logging.getLogger("wal").handlers[:] = namespace[_HANDLERS]
     left_open = [(name, value) for name, value in namespace.items() if isinstance(value, wal.WAL) and not value.closed]
     for _, log in left_open:
         log.close()
