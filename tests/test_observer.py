@@ -421,6 +421,50 @@ def test_calls_for_a_log_do_not_overlap(path: Path) -> None:
     assert [name for name in observer.names if name != "cut"] == ["synced", "committed"] * len(observer.of("synced"))
 
 
+@pytest.mark.parametrize(
+    ("call", "refused_anyway"),
+    [
+        pytest.param(lambda log: log.save_entry([Entry(2)]), True, id="save"),
+        pytest.param(lambda log: log.save_snap(SnapshotMarker(1)), True, id="save_snap"),
+        pytest.param(wal.WAL.sync, True, id="sync"),
+        pytest.param(lambda log: log.release(SnapshotMarker(1)), False, id="release"),
+        pytest.param(wal.WAL.close, False, id="close"),
+    ],
+)
+@pytest.mark.parametrize("name", ["synced", "committed", "failed"])
+def test_an_observer_that_calls_the_log_is_told_so(
+    path: Path, name: str, call: Callable[[wal.WAL], None], refused_anyway: bool
+) -> None:
+    """
+    It would wait for itself. Afterwards the log may be called as if nothing had been; one that has stopped refuses what
+    it always refuses.
+    """
+    raised: list[str] = []
+
+    def react(told: str, value: Any) -> None:
+        if told == name and not raised:
+            try:
+                call(log)
+            except (RuntimeError, wal.WALError) as error:
+                raised.append(type(error).__name__)
+
+    fs = FaultyFileSystem()
+    log = wal.WAL.create(path, sync=name != "synced", observer=Told(react), fs=fs)
+
+    def run() -> None:
+        with logged(), contextlib.suppress(wal.WALFailedError):
+            if name == "failed":
+                fs.fail("fdatasync")
+            log.save_entry([Entry(1)])
+            log.sync()
+        if name != "failed":
+            log.close()
+
+    assert comes_to_its_end(run)
+    assert comes_to_its_end(log.close)
+    assert raised == (["WALFailedError"] if name == "failed" and refused_anyway else ["RuntimeError"])
+
+
 def test_an_asynchronous_log_tells_in_its_own_thread(path: Path) -> None:
     """The event loop goes on meanwhile; what happens when the log is opened is told in another thread, too."""
     torn(path)

@@ -20,7 +20,8 @@ Applications use the default records, ``Entry``, ``CommitState`` and ``SnapshotM
 ``HardState`` and ``Snapshot`` and register their classes in a ``RecordRegistry``.
 
 ``WALReader`` reads beside a live writer; ``verify``, ``valid_snapshots`` and ``repair`` work on a directory.
-``wal.etcd`` has the record types of an etcd member. Events are logged to the logger ``wal``.
+``wal.etcd`` has the record types of an etcd member. Events are logged to the logger ``wal``; an ``Observer`` is told
+numbers, and ``wal.prometheus`` has one.
 """
 
 from __future__ import annotations

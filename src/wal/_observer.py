@@ -112,8 +112,8 @@ class Observer:
     brief. ``purged`` and ``saved_snapshot`` are called in the thread that calls the storage or the snapshotter,
     without the turn, and so possibly beside one of the others.
 
-    *What it must not do.* Calls of the same log's methods: they would wait for the turn, for ever. Its properties may
-    be read.
+    *What it must not do.* Call the same log's methods, not even ``close``: what waits for the turn raises
+    ``RuntimeError``. Its properties may be read.
 
     *If it raises.* What was done stays done, and the log goes on. An ``Exception`` goes no further: the first one of
     each method is logged with its traceback. Anything else (``KeyboardInterrupt``, ``SystemExit``) is an interrupt

@@ -394,7 +394,8 @@ class WAL:
         assert file.path == torn.path, "only the last segment can be torn"
         self._repaired = cut_tail(file, torn.offset, torn.reason)
         if self._observer is not None:
-            self._notices.tell_now(self._observer.repaired, self._repaired)
+            self._notices.note(self._observer.repaired, self._repaired)
+            self._tell()
 
     # --------------------------------------------------------------------------------------------- write
 
@@ -542,7 +543,7 @@ class WAL:
         encoder = self._check_read()
         if not encoder.synced:
             self._sync_by_itself(encoder)
-            self._notices.tell()
+            self._tell()
 
     def _sync_by_itself(self, encoder: Encoder) -> None:
         """Sync what no group has synced; it is told of later."""
@@ -587,6 +588,7 @@ class WAL:
             self._closed = self._released = True
             self._hold.abandon()
             return
+        self._turns.check_that_it_can_come()
         with self._lock:
             self._closed = True
         self._turns.take(self._close)
@@ -595,7 +597,7 @@ class WAL:
         try:
             self._end_and_free()
         finally:
-            self._notices.tell()
+            self._tell()
 
     def _end_and_free(self) -> None:
         try:
@@ -651,7 +653,7 @@ class WAL:
         while self._queue and not (until is not None and until.finished):
             self._finish_or_stop(self._commit_group)
             if self._notices.untold:
-                self._notices.tell()
+                self._tell()
 
     def _commit_next(self) -> bool:
         """Take the turn and commit the next group, if there is one; tell whether there was."""
@@ -749,7 +751,11 @@ class WAL:
             self._notices.note(_log_failure, self.path, self._failure)
             if self._observer is not None:
                 self._notices.note(self._observer.failed, self._failure)
-        self._notices.tell()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell what was noted: to code of others, which does no harm whatever it does."""
+        self._turns.run_code_of_others(self._notices.tell)
 
     def _is_news_locked(self, state_data: bytes, records: list[Payload]) -> bool:
         """Tell whether a state must be written; an old one is by the Go original, too, if entries are."""
