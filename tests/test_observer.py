@@ -278,6 +278,20 @@ def test_a_snapshot_that_failed_is_not_told_of(tmp_path: Path) -> None:
     assert observer.calls == []
 
 
+def test_what_was_removed_is_told_of_when_the_storage_is_free_again(tmp_path: Path) -> None:
+    """An observer of the purge may call the storage."""
+    storage, _ = wal.open_storage(
+        tmp_path, segment_size=SMALL, observer=(observer := Told()), retention=wal.Retention(1), fs=UNSYNCED
+    )
+    with storage:
+        storage.save(CommitState(1), [Entry(1, b"x" * SMALL)])
+        storage.save(CommitState(2), [Entry(2)])
+        storage.save_snap(SnapshotData(2, b"state"))
+        observer.react = lambda name, _: storage.release(SnapshotMarker(2)) if name == "purged" else None
+        assert comes_to_its_end(lambda: storage.release(SnapshotMarker(2)))
+    assert observer.names.count("purged") == 1
+
+
 def test_nothing_removed_is_not_told_of(tmp_path: Path) -> None:
     """A release that finds nothing superfluous."""
     observer = Told()

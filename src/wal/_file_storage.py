@@ -220,6 +220,7 @@ class FileStorage:
             OSError: The system refused to remove a file. What is left is in order.
         """
         self._log._check_process()
+        removed: list[str] = []
         with self._lock:
             self._log._check_usable()
             oldest = self._oldest_kept_locked(snapshot.index)
@@ -233,7 +234,7 @@ class FileStorage:
                 removed = remove_segments(self._fs, self._log.path, oldest, keep=self._retention.segments)
                 self._markers = {index: marker for index, marker in self._markers.items() if index >= oldest}
                 self._intact &= self._markers.keys()
-                self._log._tell_purged(removed)
+        self._log._tell_purged(removed)
 
     def _oldest_kept_locked(self, index: int) -> int | None:
         """Return the oldest of the snapshots to keep that are not newer than ``index``; ``None`` if there is none."""

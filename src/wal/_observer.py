@@ -102,8 +102,8 @@ class Observer:
     >>> syncs.longest > 0
     True
 
-    *When.* A call tells of what is done. Saves that are told of are durable, and whoever waited for them in other
-    threads has been told to go on.
+    *When.* A call tells of what is done. Saves that are told of are durable (with ``sync=False``: handed to the
+    system), and whoever waited for them in other threads has been told to go on.
 
     *In which thread.* ``committed``, ``synced``, ``cut``, ``repaired`` and ``failed`` are called in a thread that is
     in a call of the log, holds its turn, and holds none of its locks: one at a time, in the order of what happened.
@@ -113,7 +113,8 @@ class Observer:
     without the turn, and so possibly beside one of the others.
 
     *What it must not do.* Call the same log's methods, not even ``close``: what waits for the turn raises
-    ``RuntimeError``. Its properties may be read.
+    ``RuntimeError``. Nor may ``saved_snapshot`` call the storage, which is in the middle of its own work and would wait
+    for itself. Properties may be read.
 
     *If it raises.* What was done stays done, and the log goes on. An ``Exception`` goes no further: the first one of
     each method is logged with its traceback. Anything else (``KeyboardInterrupt``, ``SystemExit``) is an interrupt
