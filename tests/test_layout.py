@@ -15,9 +15,9 @@ PACKAGE = Path(__file__).parent.parent / "src" / "wal"  # what is installed may 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    {"_build", "_crc32c", "_crc32c_compiled", "_errors", "_locks", "_names", "_notices", "_observer", "_protobuf"}
+    {"_build", "_crc32c", "_crc32c_compiled", "_errors", "_locks", "_names", "_observer", "_protobuf"}
     | {"_simulated_disk", "_turns"},
-    {"_files", "_frame", "prometheus"},
+    {"_files", "_frame", "_notices", "prometheus"},
     {"_records", "_segments", "_stamp"},
     {"_marks"},
     {"_codec", "_codec_compiled", "_snapshotter", "_storage", "_walk"},

@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ._turns import PendingSave
+
 __all__ = ["SLOW_SYNC_S", "Notices"]
 
 _logger = logging.getLogger("wal")
@@ -36,7 +38,7 @@ class Notices:
 
     Attributes:
         slow_sync_s: As above; infinite for ``None``.
-        untold: The calls to make, in their order.
+        untold: The calls to make, in their order; and for each the save without which it would not be true.
     """
 
     __slots__ = ("_complained", "_path", "slow_sync_s", "untold")
@@ -45,17 +47,18 @@ class Notices:
         self._path = path
         self._complained: set[str] = set()
         self.slow_sync_s = math.inf if slow_sync_s is None else slow_sync_s
-        self.untold: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self.untold: deque[tuple[Callable[..., object], tuple[Any, ...], PendingSave | None]] = deque()
 
-    def note(self, listener: Callable[..., object], *arguments: Any) -> None:
-        """Keep a call for ``tell``."""
-        self.untold.append((listener, arguments))
+    def note(self, listener: Callable[..., object], *arguments: Any, after: PendingSave | None = None) -> None:
+        """Keep a call for ``tell``; it is not made if the save ``after`` which it is to be made has failed by then."""
+        self.untold.append((listener, arguments, after))
 
     def tell(self) -> None:
         """Make the calls that were noted."""
         while self.untold:
-            listener, arguments = self.untold.popleft()
-            self.tell_now(listener, *arguments)
+            listener, arguments, after = self.untold.popleft()
+            if after is None or (after.finished and after.failure is None):
+                self.tell_now(listener, *arguments)
 
     def tell_now(self, listener: Callable[..., object], *arguments: Any) -> None:
         """Make a call, and log the first error that this listener raises."""

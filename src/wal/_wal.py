@@ -672,13 +672,12 @@ class WAL:
             encoder = self._cut(encoder)
         with self._lock:
             group = [self._queue[0]] if len(self._queue) == 1 else self._next_group_locked(encoder.offset)
-        done = None
         if self._observer is None:
             encoder.write([save.records for save in group])
             if self._sync:
                 encoder.sync()
         else:
-            done = self._write_observed(encoder, group, self._observer)
+            self._write_observed(encoder, group, self._observer)
         self._known = group[-1].known
         for save in group:
             save.finish()
@@ -687,20 +686,17 @@ class WAL:
                 self._queue.popleft()
         if len(group) > 1 or group[0].slept_for:
             self._turns.tell(group)
-        if done is not None:
-            self._notices.note(*done)
 
-    def _write_observed(
-        self, encoder: Encoder, group: list[PendingSave], observer: Observer
-    ) -> tuple[Callable[[GroupCommit], None], GroupCommit]:
-        """Write and sync a group; return what to note as soon as it is done."""
+    def _write_observed(self, encoder: Encoder, group: list[PendingSave], observer: Observer) -> None:
+        """Write and sync a group, and note what is so as soon as it is done."""
         records = sum(len(save.records) for save in group)
         begin, started = encoder.offset, time.perf_counter()
         encoder.write([save.records for save in group])
         write_s = time.perf_counter() - started
         if self._sync:
             self._notices.note(observer.synced, encoder.sync())
-        return observer.committed, GroupCommit(len(group), records, encoder.offset - begin, write_s)
+        commit = GroupCommit(len(group), records, encoder.offset - begin, write_s)
+        self._notices.note(observer.committed, commit, after=group[-1])
 
     def _next_group_locked(self, offset: int) -> list[PendingSave]:
         """Return the next saves that begin in front of the segment's end, as if each were written by itself."""
