@@ -18,6 +18,7 @@ import pytest
 
 import wal
 import wal.aio
+import wal.prometheus
 import wal.testing
 from wal import _errors
 
@@ -33,6 +34,7 @@ PUBLIC = {
     "FileStorage",
     "FileSystem",
     "Follower",
+    "GroupCommit",
     "HardState",
     "IndexGapError",
     "IndexOrderError",
@@ -43,6 +45,7 @@ PUBLIC = {
     "MetadataConflictError",
     "NoSnapshotError",
     "NotReadError",
+    "Observer",
     "PendingSave",
     "ReadWAL",
     "Record",
@@ -53,12 +56,14 @@ PUBLIC = {
     "Recovered",
     "RepairReport",
     "Retention",
+    "SegmentCut",
     "SegmentGapError",
     "Snapshot",
     "SnapshotData",
     "SnapshotMarker",
     "SnapshotNotFoundError",
     "SnapshotOutOfDateError",
+    "SnapshotSave",
     "Snapshotter",
     "Storage",
     "TornWriteError",
@@ -87,13 +92,14 @@ PUBLIC = {
 }
 PUBLIC_ETCD = {"Entry", "HardState", "Snapshot", "registry"}
 PUBLIC_AIO = {"AsyncFollower", "AsyncReadWAL", "AsyncWAL", "follow", "read_wal"}
+PUBLIC_PROMETHEUS = {"PrometheusObserver"}
 PUBLIC_TESTING = {"Crash", "SimulatedDisk", "StorageConformance"}
 
 OPTIONS = (
     "registry=None, segment_size=64000000, sync=True, save_marks=True, max_record_bytes=10000000,"
-    " zero_ahead_bytes=2097152, fs=..."
+    " zero_ahead_bytes=2097152, slow_sync_s=1.0, observer=None, fs=..."
 )
-OPENING = OPTIONS.replace("fs=", "index_entries=False, fs=")
+OPENING = OPTIONS.replace("slow_sync_s=", "index_entries=False, slow_sync_s=")
 SIGNATURES = {
     "WAL.create": f"(path, metadata=b'', *, {OPTIONS})",
     "WAL.open": f"(path, snapshot=None, *, {OPENING})",
@@ -137,7 +143,7 @@ SIGNATURES = {
     "FileStorage.release": "(self, snapshot)",
     "FileStorage.sync": "(self)",
     "FileStorage.close": "(self)",
-    "Snapshotter": "(path, *, fs=...)",
+    "Snapshotter": "(path, *, observer=None, fs=...)",
     "Snapshotter.save": "(self, snapshot, *, replace=False)",
     "Snapshotter.save_db_from": "(self, source, index, *, progress=None)",
     "Snapshotter.names": "(self)",
@@ -174,6 +180,17 @@ SIGNATURES = {
     "Retention": "(snapshots=2, segments=0)",
     "VerifyReport": "(path, segments, records, entries, bytes, last_index, tail)",
     "PendingSave.wait": "(self)",
+    "Observer.committed": "(self, group)",
+    "Observer.synced": "(self, seconds)",
+    "Observer.cut": "(self, cut)",
+    "Observer.repaired": "(self, report)",
+    "Observer.failed": "(self, error)",
+    "Observer.purged": "(self, segments)",
+    "Observer.saved_snapshot": "(self, snapshot)",
+    "GroupCommit": "(saves, records, bytes, write_s)",
+    "SegmentCut": "(path, bytes, seconds)",
+    "SnapshotSave": "(path, bytes, database, sync_s, seconds)",
+    "prometheus.PrometheusObserver": "(log='', *, registry=..., etcd_names=False)",
     "aio.AsyncWAL": "(log, *, max_pending_bytes=16000000)",
     "aio.AsyncWAL.create": "(path, metadata=b'', *, max_pending_bytes=16000000, **options)",
     "aio.AsyncWAL.save": "(self, state, entries)",
@@ -280,13 +297,16 @@ VALUES = [
     wal.LogContents(b"node-1", wal.CommitState(1), [wal.Entry(1)], None),
     wal.RepairReport(SEGMENT, 64, 8, SEGMENT.with_suffix(".broken"), "half a save"),
     wal.VerifyReport(SEGMENT.parent, 1, 5, 2, 128, 2, None),
+    wal.GroupCommit(2, 3, 128, 0.001),
+    wal.SegmentCut(SEGMENT, 4096, 0.001),
+    wal.SnapshotSave(SEGMENT.parent / "0000000000000007.snap", 64, False, 0.001, 0.002),
     wal.SnapshotData(7, b"state", b"metadata"),
     wal.Recovered(wal.SnapshotData(7), b"node-1", wal.CommitState(8), [wal.Entry(8)], None, ()),
     wal.Retention(3, 1),
 ]
 
 
-CONCRETE = re.compile(r"(WAL|WALReader|RecordRegistry|FileStorage|Snapshotter|MemoryStorage)\.")
+CONCRETE = re.compile(r"(WAL|WALReader|RecordRegistry|FileStorage|Snapshotter|MemoryStorage|Observer)\.")
 """The members of classes that are no contracts."""
 
 
@@ -301,6 +321,7 @@ NAMES = sorted(
     PUBLIC
     | {f"aio.{name}" for name in PUBLIC_AIO}
     | {f"etcd.{name}" for name in PUBLIC_ETCD}
+    | {f"prometheus.{name}" for name in PUBLIC_PROMETHEUS}
     | {f"testing.{name}" for name in PUBLIC_TESTING}
 )
 CLASSES = [name for name in NAMES if inspect.isclass(named(name))]
@@ -346,6 +367,7 @@ class TestNames:
         assert set(wal.__all__) == PUBLIC
         assert set(wal.etcd.__all__) == PUBLIC_ETCD
         assert set(wal.aio.__all__) == PUBLIC_AIO
+        assert set(wal.prometheus.__all__) == PUBLIC_PROMETHEUS
         assert set(wal.testing.__all__) == PUBLIC_TESTING
         assert len(wal.__all__) == len(PUBLIC)
 
@@ -381,7 +403,10 @@ class TestSignatures:
         """Names, order, defaults and kinds of parameters; options are keyword-only."""
         found = inspect.signature(named(name))
         parameters = [
-            parameter.replace(annotation=parameter.empty, default=... if parameter.name == "fs" else parameter.default)
+            parameter.replace(
+                annotation=parameter.empty,
+                default=... if parameter.name in ("fs", "registry") and parameter.default else parameter.default,
+            )
             for parameter in found.parameters.values()
         ]
         bare = found.replace(parameters=parameters, return_annotation=found.empty)

@@ -20,7 +20,8 @@ Applications use the default records, ``Entry``, ``CommitState`` and ``SnapshotM
 ``HardState`` and ``Snapshot`` and register their classes in a ``RecordRegistry``.
 
 ``WALReader`` reads beside a live writer; ``verify``, ``valid_snapshots`` and ``repair`` work on a directory.
-``wal.etcd`` has the record types of an etcd member. Events are logged to the logger ``wal``.
+``wal.etcd`` has the record types of an etcd member. Events are logged to the logger ``wal``; an ``Observer`` is told
+numbers, and ``wal.prometheus`` has one.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ from ._files import FileSystem
 from ._follow import Follower
 from ._frame import RecordType
 from ._memory import MemoryStorage
+from ._observer import GroupCommit, Observer, RepairReport, SegmentCut, SnapshotSave
 from ._purge import purge
 from ._reader import VerifyReport, WALReader, valid_snapshots, verify
 from ._records import (
@@ -75,7 +77,7 @@ from ._records import (
     register_record,
 )
 from ._recovery import ReadWAL, read_wal
-from ._repair import RepairReport, repair
+from ._repair import repair
 from ._replay import LogContents, LogRecord
 from ._segments import exists
 from ._snapshotter import SnapshotData, Snapshotter
@@ -95,6 +97,7 @@ __all__ = [
     "FileStorage",
     "FileSystem",
     "Follower",
+    "GroupCommit",
     "HardState",
     "IndexGapError",
     "IndexOrderError",
@@ -105,6 +108,7 @@ __all__ = [
     "MetadataConflictError",
     "NoSnapshotError",
     "NotReadError",
+    "Observer",
     "PendingSave",
     "ReadWAL",
     "Record",
@@ -115,12 +119,14 @@ __all__ = [
     "Recovered",
     "RepairReport",
     "Retention",
+    "SegmentCut",
     "SegmentGapError",
     "Snapshot",
     "SnapshotData",
     "SnapshotMarker",
     "SnapshotNotFoundError",
     "SnapshotOutOfDateError",
+    "SnapshotSave",
     "Snapshotter",
     "Storage",
     "TornWriteError",

@@ -36,11 +36,12 @@ from ._errors import (
     WALNotFoundError,
 )
 from ._files import OPERATING_SYSTEM, FileSystem, make_directories, real_path, remove_directories
+from ._notices import SLOW_SYNC_S
+from ._observer import Observer, RepairReport
 from ._purge import remove_segments
 from ._reader import valid_snapshots
 from ._records import HardState, LogEntry, RecordRegistry, Snapshot
 from ._recovery import ReadWAL, read_wal
-from ._repair import RepairReport
 from ._segments import exists
 from ._snapshotter import SnapshotData, Snapshotter
 from ._wal import MAX_RECORD_BYTES, SEGMENT_SIZE, WAL, ZERO_AHEAD_BYTES
@@ -219,6 +220,7 @@ class FileStorage:
             OSError: The system refused to remove a file. What is left is in order.
         """
         self._log._check_process()
+        removed: list[str] = []
         with self._lock:
             self._log._check_usable()
             oldest = self._oldest_kept_locked(snapshot.index)
@@ -229,9 +231,10 @@ class FileStorage:
             self._snapshotter.release_dbs(oldest)
             if self._retention is not None:
                 self._snapshotter.release(oldest)
-                remove_segments(self._fs, self._log.path, oldest, keep=self._retention.segments)
+                removed = remove_segments(self._fs, self._log.path, oldest, keep=self._retention.segments)
                 self._markers = {index: marker for index, marker in self._markers.items() if index >= oldest}
                 self._intact &= self._markers.keys()
+        self._log._tell_purged(removed)
 
     def _oldest_kept_locked(self, index: int) -> int | None:
         """Return the oldest of the snapshots to keep that are not newer than ``index``; ``None`` if there is none."""
@@ -325,6 +328,8 @@ def open_storage(
     max_record_bytes: int = MAX_RECORD_BYTES,
     zero_ahead_bytes: int = ZERO_AHEAD_BYTES,
     index_entries: bool = False,
+    slow_sync_s: float | None = SLOW_SYNC_S,
+    observer: Observer | None = None,
     fs: FileSystem = OPERATING_SYSTEM,
 ) -> tuple[FileStorage, Recovered]:
     """
@@ -343,6 +348,8 @@ def open_storage(
         max_record_bytes: As for ``WAL.create``.
         zero_ahead_bytes: As for ``WAL.create``.
         index_entries: As for ``WAL.open``.
+        slow_sync_s: As for ``WAL.create``.
+        observer: Who is told what the log does, and the snapshots, or ``None``.
         fs: The file system to work on.
 
     Returns:
@@ -358,7 +365,7 @@ def open_storage(
     """
     directory = real_path(path)
     log_path = directory / "wal"
-    snapshotter = Snapshotter(directory / "snap", fs=fs)
+    snapshotter = Snapshotter(directory / "snap", observer=observer, fs=fs)
     options: dict[str, Any] = {
         "registry": registry,
         "segment_size": segment_size,
@@ -366,6 +373,8 @@ def open_storage(
         "save_marks": save_marks,
         "max_record_bytes": max_record_bytes,
         "zero_ahead_bytes": zero_ahead_bytes,
+        "slow_sync_s": slow_sync_s,
+        "observer": observer,
         "fs": fs,
     }
     if not exists(log_path, fs=fs):

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from ._errors import TornWriteError
 from ._files import OPERATING_SYSTEM, FileSystem
+from ._notices import SLOW_SYNC_S
+from ._observer import Observer
 from ._records import HardState, LogEntry, RecordRegistry, Snapshot
 from ._wal import MAX_RECORD_BYTES, SEGMENT_SIZE, WAL, ZERO_AHEAD_BYTES
 
@@ -42,6 +44,8 @@ def read_wal(
     max_record_bytes: int = MAX_RECORD_BYTES,
     zero_ahead_bytes: int = ZERO_AHEAD_BYTES,
     index_entries: bool = False,
+    slow_sync_s: float | None = SLOW_SYNC_S,
+    observer: Observer | None = None,
     fs: FileSystem = OPERATING_SYSTEM,
 ) -> ReadWAL:
     """
@@ -61,6 +65,8 @@ def read_wal(
         max_record_bytes: As for ``WAL.create``.
         zero_ahead_bytes: As for ``WAL.create``.
         index_entries: As for ``WAL.open``.
+        slow_sync_s: As for ``WAL.create``.
+        observer: As for ``WAL.create``.
         fs: The file system to work on.
 
     Raises:
@@ -80,6 +86,8 @@ def read_wal(
         max_record_bytes=max_record_bytes,
         zero_ahead_bytes=zero_ahead_bytes,
         index_entries=index_entries,
+        slow_sync_s=slow_sync_s,
+        observer=observer,
         fs=fs,
     )
     try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -20,33 +19,14 @@ from ._errors import CorruptionError
 from ._files import CREATE, OPERATING_SYSTEM, File, FileSystem, real_path, sync_directory
 from ._frame import aligned
 from ._hold import Hold
+from ._observer import RepairReport
 from ._segments import segments_from
 
-__all__ = ["RepairReport", "cut_tail", "repair"]
+__all__ = ["cut_tail", "repair"]
 
 _logger = logging.getLogger("wal")
 
 CHUNK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class RepairReport:
-    """
-    What a repair did.
-
-    Attributes:
-        path: The last segment.
-        offset: Where it ends now, in bytes.
-        bytes_cut: How many bytes were cut, not counting the zeros at the end; 0 if there was nothing to repair.
-        backup: The file that keeps them, or ``None`` if nothing was cut.
-        reason: What was wrong, in words.
-    """
-
-    path: Path
-    offset: int
-    bytes_cut: int
-    backup: Path | None
-    reason: str
 
 
 def repair(path: str | os.PathLike[str], *, force: bool = False, fs: FileSystem = OPERATING_SYSTEM) -> RepairReport:
@@ -108,7 +88,20 @@ def cut_tail(file: File, offset: int, reason: str) -> RepairReport:
     fs.fsync(file.fd)
     report = RepairReport(file.path, offset, end - offset, backup, reason)
     _logger.warning(
-        "%s: cut %d bytes at byte %d and kept them in %s: %s", file.path, end - offset, offset, backup.name, reason
+        "%s: cut %d bytes at byte %d and kept them in %s: %s",
+        file.path,
+        end - offset,
+        offset,
+        backup.name,
+        reason,
+        extra={
+            "wal_event": "repaired",
+            "wal_path": str(file.path),
+            "wal_offset": offset,
+            "wal_bytes_cut": end - offset,
+            "wal_backup": str(backup),
+            "wal_reason": reason,
+        },
     )
     return report
 

@@ -205,13 +205,15 @@ class AsyncWAL:
     def _work(self) -> None:
         """In the thread: write and sync what was submitted, until there is nothing left."""
         assert self._loop is not None
-        with suppress(Exception):  # each save knows what has happened to it; or the loop is closed, and nobody waits
-            while self._log._commit_next():
+        try:
+            with suppress(Exception):  # each save knows what has happened to it; or the loop is closed
+                while self._log._commit_next():
+                    self._loop.call_soon_threadsafe(self._settle)
+        finally:  # an observer may end the thread's work by what is no Exception
+            # What is submitted from here on is seen by the settling.
+            self._working = False
+            with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._settle)
-        # What is submitted from here on is seen by the settling.
-        self._working = False
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._settle)
 
     async def _until_submitted(self) -> None:
         """Wait until every save that has begun is in the log's own queue."""
