@@ -74,11 +74,13 @@ from ._records import (
     register_record,
 )
 from ._recovery import ReadWAL, read_wal
-from ._repair import RepairReport, repair
+from ._repair import RepairPlan, RepairReport, plan_repair, repair
 from ._replay import LogContents, LogRecord
+from ._salvage import RawRecord, raw_records
 from ._segments import exists
 from ._snapshotter import SnapshotData, Snapshotter
 from ._storage import Storage
+from ._survey import LogSurvey, SegmentSurvey, survey
 from ._turns import PendingSave
 from ._wal import WAL
 
@@ -98,11 +100,13 @@ __all__ = [
     "LogContents",
     "LogEntry",
     "LogRecord",
+    "LogSurvey",
     "MemoryStorage",
     "MetadataConflictError",
     "NoSnapshotError",
     "NotReadError",
     "PendingSave",
+    "RawRecord",
     "ReadWAL",
     "Record",
     "RecordDecodeError",
@@ -110,9 +114,11 @@ __all__ = [
     "RecordType",
     "RecordTypeError",
     "Recovered",
+    "RepairPlan",
     "RepairReport",
     "Retention",
     "SegmentGapError",
+    "SegmentSurvey",
     "Snapshot",
     "SnapshotData",
     "SnapshotMarker",
@@ -137,10 +143,13 @@ __all__ = [
     "etcd",
     "exists",
     "open_storage",
+    "plan_repair",
     "purge",
+    "raw_records",
     "read_wal",
     "register_record",
     "repair",
+    "survey",
     "valid_snapshots",
     "verify",
 ]

@@ -17,6 +17,7 @@ from ._crc32c import warn_if_slow
 from ._errors import TornWriteError
 from ._files import OPERATING_SYSTEM, FileSystem, real_path
 from ._frame import RecordType
+from ._progress import Progress, watched
 from ._records import RecordRegistry, Snapshot
 from ._replay import LogContents, LogRecord, Replay, beside_a_purge
 from ._segments import segments_from
@@ -124,6 +125,7 @@ def verify(
     snapshot: Snapshot | None = None,
     *,
     registry: RecordRegistry | None = None,
+    progress: Progress | None = None,
     fs: FileSystem = OPERATING_SYSTEM,
 ) -> VerifyReport:
     """
@@ -133,6 +135,8 @@ def verify(
         path: The log's directory.
         snapshot: Where to start; by default at the oldest segment that is there.
         registry: The record classes; by default the process-wide ones.
+        progress: Called with ``(bytes_done, bytes_total)`` as the segments are read, some times per megabyte. What
+            it raises ends the call.
         fs: The file system to read from.
 
     Raises:
@@ -143,7 +147,7 @@ def verify(
     """
 
     def report() -> VerifyReport:
-        replay = Replay(fs, directory, None if snapshot is None else snapshot.index, registry)
+        replay = Replay(watched(fs, directory, index, progress), directory, index, registry)
         for _ in replay.skim():
             pass
         return VerifyReport(
@@ -158,6 +162,7 @@ def verify(
 
     warn_if_slow()
     directory = real_path(path)
+    index = None if snapshot is None else snapshot.index
     return beside_a_purge(report)
 
 
