@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 
 from ._decoder import Decoder
-from ._errors import CorruptionError
+from ._errors import CorruptionError, TornWriteError
 from ._files import CREATE, OPERATING_SYSTEM, READ, File, FileSystem, real_path, sync_directory
 from ._frame import aligned
 from ._hold import Hold
@@ -66,6 +66,7 @@ class RepairPlan:
         records_cut: How many records can still be told in them. Those of a torn write are parts of saves that were not
             finished; with ``force`` they may be records that were acknowledged.
         backup: The file that would keep them, or ``None`` if there is nothing to repair.
+        torn: Whether it is a torn write that would be cut. If not, it is damage that only ``force`` cuts.
         reason: What is wrong, in words.
     """
 
@@ -74,6 +75,7 @@ class RepairPlan:
     bytes_cut: int
     records_cut: int
     backup: Path | None
+    torn: bool
     reason: str
 
 
@@ -184,12 +186,13 @@ def _diagnose(
 
 def _plan(file: File, offset: int, damage: CorruptionError | None) -> RepairPlan:
     if damage is None:
-        return RepairPlan(file.path, offset, 0, 0, None, "nothing to repair")
+        return RepairPlan(file.path, offset, 0, 0, None, torn=False, reason="nothing to repair")
     end = _used_bytes(file, offset, file.size())
     taken = set(file.fs.listdir(file.path.parent))
     backup = next(path for path in _backups(file, offset) if path.name not in taken)
     records = count_frames(file.read, offset, end)
-    return RepairPlan(file.path, offset, end - offset, records, backup, damage.reason)
+    torn = isinstance(damage, TornWriteError)
+    return RepairPlan(file.path, offset, end - offset, records, backup, torn, damage.reason)
 
 
 def cut_tail(file: File, offset: int, reason: str) -> RepairReport:
