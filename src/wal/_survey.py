@@ -115,6 +115,7 @@ def survey(
             markers.extend(record.value for record in replay.skim() if isinstance(record.value, Snapshot))
         except CorruptionError as error:
             damage = error
+            replay.count_up_to(error.offset)
         if replay.state_data is not None:
             markers = [marker for marker in markers if marker.index <= replay.state.committed]
         return LogSurvey(
@@ -140,16 +141,28 @@ class _Counted(Replay):
         super().__init__(fs, path, None, registry)
         self.counts: dict[Path, list[int]] = {}
         """Records, entries, bytes, and the log's last index behind them."""
+        self._current: tuple[Path, Run] | None = None
 
     def _runs(self) -> Iterator[tuple[Path, Run]]:
         for path, run in super()._runs():
-            count = self.counts.setdefault(path, [0, 0, 0, 0])
+            self._current = path, run
             yield path, run
-            # What is behind the yield is not reached if something in the run is refused.
-            count[0] += len(run) - run.types.count(_CRC)
-            count[1] += run.types.count(_ENTRY)
-            count[2] = run.start + sum(run.lengths)
-            count[3] = self.last_index
+            self._count(path, run, len(run))
+
+    def count_up_to(self, offset: int) -> None:
+        """Count those frames of the current run that are in front of one that was refused."""
+        if self._current is None:
+            return
+        path, run = self._current
+        self._count(path, run, sum(begin < offset for _, _, begin in run))
+
+    def _count(self, path: Path, run: Run, before: int) -> None:
+        self._current = None
+        count = self.counts.setdefault(path, [0, 0, 0, 0])
+        count[0] += before - run.types.count(_CRC, 0, before)
+        count[1] += run.types.count(_ENTRY, 0, before)
+        count[2] = run.start + sum(run.lengths[:before])
+        count[3] = self.last_index
 
 
 def _segment(fs: FileSystem, directory: Path, name: SegmentName, replay: _Counted) -> SegmentSurvey:

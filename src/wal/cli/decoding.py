@@ -3,8 +3,9 @@
 From bytes to records, past whatever is wrong with some of them.
 
 A reader of the library stops at the first thing that is wrong. Here it is given to ``on_damage``, which raises it, or
-has the reading go on without that record. The rules are the reader's: all segments begin with the same metadata, and
-an entry follows the entry or the marker before it without a gap.
+has the reading go on: without the record if its class refuses it, and with it if it is only not in its place. The
+rules are the reader's: all segments begin with the same metadata, and an entry follows the entry or the marker before
+it without a gap.
 """
 
 from __future__ import annotations
@@ -68,42 +69,38 @@ class Decoding:
                 self._last_entry = self._last_other = max(int(raw.path.stem.partition("-")[2], 16) - 1, 0)
             try:
                 value = self._value(raw)
-            except (CorruptionError, RecordDecodeError) as error:
+            except RecordDecodeError as error:
                 self._on_damage(error)
-            else:
-                yield raw, LogRecord(raw.type, value, raw.path, raw.offset)
+                self._gap = True
+                continue
+            if (damage := self._check(raw, value)) is not None:
+                self._on_damage(damage)
+            yield raw, LogRecord(raw.type, value, raw.path, raw.offset)
 
     def _value(self, raw: RawRecord) -> Any:
         if raw.type is RecordType.METADATA:
-            if self._metadata not in (None, raw.data):
-                raise MetadataConflictError(
-                    raw.path,
-                    raw.offset,
-                    f"metadata {raw.data[:40]!r} differs from {self._metadata!r:.46} in the segments before",
-                )
-            self._metadata = raw.data
             return raw.data
         cls = self._classes[raw.type]
         try:
-            value = cls.unmarshal(raw.data)
+            return cls.unmarshal(raw.data)
         except Exception as error:
-            raise RecordDecodeError(
-                raw.path,
-                raw.offset,
-                f"{cls.__qualname__}.unmarshal refused {len(raw.data):,} intact bytes: {error}",
-            ) from error
-        if raw.type is RecordType.SNAPSHOT:
+            reason = f"{cls.__qualname__}.unmarshal refused {len(raw.data):,} intact bytes: {error}"
+            raise RecordDecodeError(raw.path, raw.offset, reason) from error
+
+    def _check(self, raw: RawRecord, value: Any) -> CorruptionError | None:
+        """Say what is wrong with an intact record in its place."""
+        if raw.type is RecordType.METADATA:
+            before, self._metadata = self._metadata, value
+            if before not in (None, value):
+                reason = f"metadata {value[:40]!r} differs from {before!r:.46} in the segments before"
+                return MetadataConflictError(raw.path, raw.offset, reason)
+        elif raw.type is RecordType.SNAPSHOT:
             self._last_other = max(self._last_other, value.index)
         elif raw.type is RecordType.ENTRY:
-            self._follow(value.index, raw)
-        return value
-
-    def _follow(self, index: int, raw: RawRecord) -> None:
-        last = self.last_index
-        before, self._last_entry = self._last_entry, index
-        if not 0 < index <= last + 1 and not self._gap:
-            self._last_entry = before if index < 1 else index
-            raise IndexGapError(
-                raw.path, raw.offset, f"entry {index} follows index {last}: what was between them is missing"
-            )
-        self._gap = False
+            index, last, gap = value.index, self.last_index, self._gap
+            follows = 0 < index <= self._last_entry + 1 or 0 < index <= self._last_other + 1
+            self._last_entry, self._gap = index, False
+            if not follows and not gap:
+                reason = f"entry {index} follows index {last}: what was between them is missing"
+                return IndexGapError(raw.path, raw.offset, reason)
+        return None

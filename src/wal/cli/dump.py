@@ -89,14 +89,14 @@ def dump(
         raise UsageError(f"there is nothing from {first} to {last}")
     past = _Past()
     with progress_bar("reading", shown=not is_terminal()) as progress:
-        stored = raw_records(log, from_index=first or 0, on_damage=past if keep_going else None)
+        stored = raw_records(log, from_index=first or 0, on_damage=past.lost if keep_going else None)
         stored = past.going_on(watched(stored, progress))
         lines = Lines(full=full)
         wanted = {RecordType[type.name] for type in types or Type}
         if raw and first is None and last is None:
             shown: Iterator[RawRecord | LogRecord] = (record for record in stored if record.type in wanted)
         else:
-            decoding = Decoding(stored, registry, past if keep_going else _stop)
+            decoding = Decoding(stored, registry, past.noted if keep_going else _stop)
             past.decoding = decoding
             chosen = (pair for pair in decoding if pair[1].type in wanted and _within(pair[1], first, last))
             shown = (bytes if raw else decoded for bytes, decoded in chosen)
@@ -127,12 +127,18 @@ class _Past:
         self._damages = 0
         self._behind = False
 
-    def __call__(self, error: CorruptionError | RecordDecodeError) -> None:
+    def lost(self, error: CorruptionError) -> None:
+        """Take notice of damage that hides what is there."""
         complain_of(error)
         self._damages += 1
         self._behind = True
         if self.decoding is not None:
             self.decoding.gap()
+
+    def noted(self, error: CorruptionError | RecordDecodeError) -> None:
+        """Take notice of a record that is intact, and not what it should be."""
+        complain(str(error))
+        self._damages += 1
 
     def going_on(self, records: Iterable[RawRecord]) -> Iterator[RawRecord]:
         for record in records:
@@ -145,5 +151,5 @@ class _Past:
         if not self._damages:
             return Exit.FINE
         places = "one place" if self._damages == 1 else f"{self._damages:,} places"
-        complain(f"something is missing in {places}; everything shown is intact")
+        complain(f"something is wrong in {places}; everything that is shown is intact")
         return Exit.GAPS

@@ -42,10 +42,7 @@ def _exit_of(command: Callable[[], Exit]) -> Exit:
         sys.stdout.flush()
         return exit
     except BrokenPipeError:
-        # The interpreter flushes once more when it ends; there must be something that takes it.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        _give_up_output()
         return Exit.BROKEN_PIPE
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
@@ -57,12 +54,23 @@ def _exit_of(command: Callable[[], Exit]) -> Exit:
         return Exit.USAGE
     except OSError as error:  # which those of the environment are, too
         complain_of(error)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _give_up_output()
         return Exit.ENVIRONMENT
     except typer.Exit:
         raise
     except Exception:
         complain("this is a bug of wal; please report it:\n" + traceback.format_exc().rstrip())
         return Exit.BUG
+
+
+def _give_up_output() -> None:
+    """The interpreter flushes once more when it ends: let there be something that takes it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def complain_of(error: Exception) -> None:

@@ -27,10 +27,11 @@ def stat(path: LogPath, as_json: AsJson = False, records: Records = None, etcd: 
     """
     Show the segments, snapshots and sizes of a log.
 
-    And its metadata, its state, and how it ends. For each segment: the index with which it begins, the log's last
-    index at its end, how many records it has and how many of them are entries, the bytes that they take, and the bytes
-    that are reserved behind them. "purgeable" are the segments that are wholly older than the newest snapshot; "other
-    files" are those that belong to no log, such as the copies that a repair has kept.
+    And its metadata, its state, and how it ends. For each segment: the index with which it begins, the log's last index
+    at its end, how many records it has and how many of them are entries, the bytes that they take, and the rest of the
+    file, which is reserved for later saves or stands behind damage. "purgeable" are the segments that are wholly
+    older than the newest snapshot; "other files" are those that belong to no log, such as the copies that a repair has
+    kept.
 
     It takes no lock and changes nothing, so it works on a read-only disk and beside a writer. Of a log that is damaged
     it shows what is in front of the damage, with exit code 1.
@@ -83,7 +84,7 @@ class _Seen:
             "last index": f"{found.last_index:,}",
             "snapshots": _some([f"{index:,}" for index in indexes if index]) or "none",
             "ends": "damaged" if found.damage else "torn" if found.tail else "in order",
-            "reserved": f"{sum(segment.size - segment.bytes for segment in found.segments if segment.read):,} bytes",
+            "rest": f"{sum(segment.size - segment.bytes for segment in found.segments if segment.read):,} bytes",
             "purgeable": _bytes_in([segment.size for segment in self.purgeable], "segment"),
             "other files": _bytes_in(list(self.others.values()), "file", list(self.others)),
         }
@@ -93,7 +94,7 @@ class _Seen:
         for name, value in rows.items():
             say(paint(f"{name:<{width}}", "bold") + value)
         say()
-        heads = ("segment", "from", "last", "records", "entries", "bytes", "reserved")
+        heads = ("segment", "from", "last", "records", "entries", "bytes", "rest")
         table = [heads, *map(_row, found.segments), _total(found.segments)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for at, row in enumerate(table):
@@ -121,7 +122,7 @@ class _Seen:
                 }
                 for segment in found.segments
             ],
-            "reserved_bytes": sum(segment.size - segment.bytes for segment in found.segments if segment.read),
+            "rest_bytes": sum(segment.size - segment.bytes for segment in found.segments if segment.read),
             "purgeable_bytes": sum(segment.size for segment in self.purgeable),
             "other_files": self.others,
             **({} if self.snapshots is None else {"snapshot_files": self.snapshots}),
@@ -131,8 +132,8 @@ class _Seen:
 
 def _row(segment: SegmentSurvey) -> tuple[str, ...]:
     numbers: tuple[int, ...] = (segment.last_index, segment.records, segment.entries, segment.bytes)
-    reserved = segment.size - segment.bytes
-    cells = [f"{number:,}" if segment.read else "?" for number in (*numbers, reserved)]
+    rest = segment.size - segment.bytes
+    cells = [f"{number:,}" if segment.read else "?" for number in (*numbers, rest)]
     return segment.path.name, f"{segment.first_index:,}", *cells
 
 
