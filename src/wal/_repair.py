@@ -187,10 +187,11 @@ def _diagnose(
 def _plan(file: File, offset: int, damage: CorruptionError | None) -> RepairPlan:
     if damage is None:
         return RepairPlan(file.path, offset, 0, 0, None, torn=False, reason="nothing to repair")
-    end = _used_bytes(file, offset, file.size())
+    size = file.size()
+    end = _used_bytes(file, offset, size)
     taken = set(file.fs.listdir(file.path.parent))
     backup = next(path for path in _backups(file, offset) if path.name not in taken)
-    records = count_frames(file.read, offset, end)
+    records = count_frames(file.read, offset, size)  # the last one may end with zeros
     torn = isinstance(damage, TornWriteError)
     return RepairPlan(file.path, offset, end - offset, records, backup, torn, damage.reason)
 

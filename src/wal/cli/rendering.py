@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from base64 import b64encode
-from collections.abc import Callable, Mapping
+from binascii import b2a_base64
+from collections.abc import Hashable, Mapping
 from enum import Enum
+from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -84,39 +86,41 @@ def json_line(record: LogRecord | RawRecord) -> str:
 
 
 _DEEPEST = 20
+_PLAIN = {bool, int, str, type(None)}
 
 
 def jsonable(value: Any, depth: int = 0) -> Any:
     """Return a value in the types that JSON has; what it has no form for is its ``repr``."""
-    if value is None or isinstance(value, bool | int | str):
-        return value.value if isinstance(value, Enum) else value
-    if isinstance(value, bytes | bytearray | memoryview):
-        return b64encode(value).decode("ascii")
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return b2a_base64(value, newline=False).decode("ascii")
     if isinstance(value, float):
-        return value if value - value == 0 else repr(value)  # JSON has neither infinities nor NaN
+        return value if isfinite(value) else repr(value)  # JSON has neither infinities nor NaN
     if depth >= _DEEPEST:
         return repr(value)
-    inside: Callable[[Any], Any] = lambda part: jsonable(part, depth + 1)  # noqa: E731
+    depth += 1
     if isinstance(value, Enum):
-        return inside(value.value)
+        return jsonable(value.value, depth)
+    if isinstance(value, (int, str)):
+        return value
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): inside(part) for key, part in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [inside(part) for part in value]
-    fields = _fields(value)
-    return repr(value) if fields is None else {name: inside(part) for name, part in fields.items()}
+        return {str(key): jsonable(part, depth) for key, part in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [jsonable(part, depth) for part in value]
+    cls: Hashable = type(value)
+    names = [*_names(cls), *(name for name in getattr(value, "__dict__", ()) if not name.startswith("_"))]
+    found = {name: jsonable(getattr(value, name), depth) for name in names if hasattr(value, name)}
+    return found or repr(value)
 
 
-def _fields(value: Any) -> dict[str, Any] | None:
-    if dataclasses.is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    slots = [name for cls in type(value).__mro__ for name in _names(vars(cls).get("__slots__", ()))]
-    found = {name: getattr(value, name) for name in slots if not name.startswith("_") and hasattr(value, name)}
-    found |= {name: part for name, part in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
-    return found or None
-
-
-def _names(slots: Any) -> tuple[str, ...]:
-    return (slots,) if isinstance(slots, str) else tuple(slots)
+@cache
+def _names(cls: Any) -> tuple[str, ...]:
+    """Return the names of a class's fields, or of its slots."""
+    if dataclasses.is_dataclass(cls):
+        return tuple(field.name for field in dataclasses.fields(cls))
+    slots = [vars(base).get("__slots__", ()) for base in reversed(cls.__mro__)]
+    names = [name for some in slots for name in ((some,) if isinstance(some, str) else some)]
+    return tuple(name for name in names if not name.startswith("_"))
