@@ -96,6 +96,7 @@ EXITS = [
     pytest.param(("bench", "nowhere"), Exit.USAGE, id="bench, no directory"),
     pytest.param(("dump", "empty"), Exit.ENVIRONMENT, id="no log"),
     pytest.param(("verify", "nowhere"), Exit.ENVIRONMENT, id="no directory"),
+    pytest.param(("verify", "empty", "--etcd"), Exit.ENVIRONMENT, id="no member"),
     pytest.param(("dump", "damaged", "--keep-going"), Exit.GAPS, id="past damage"),
     pytest.param(("dump", "torn", "--keep-going"), Exit.GAPS, id="past a torn end"),
     pytest.param(("dump", "intact", "--keep-going"), Exit.FINE, id="keep going, no damage"),
@@ -333,6 +334,27 @@ class TestTerminal:
                     wal.verify(path, progress=progress)
 
             assert ("verifying" in err.getvalue()) == shown
+
+    def test_progress_of_a_dump(self, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is shown if the records go elsewhere; it grows, never beyond the length of the segments that are read."""
+        intact(path)
+        seen: list[tuple[int, int]] = []
+
+        @contextmanager
+        def watching(doing: str, *, shown: bool) -> Iterator[Any]:
+            assert shown
+            yield lambda done, total: seen.append((done, total))
+
+        monkeypatch.setattr("wal.cli.dump.progress_bar", watching)
+        monkeypatch.setattr("wal.cli.reading.EACH", 1)
+
+        for first in ("0", "9"):
+            seen.clear()
+            total = sum(s.stat().st_size for s in segments(path) if first == "0" or s == segments(path)[-1])
+            assert run("dump", path, "--from", first).exit == Exit.FINE
+            assert seen == sorted(set(seen))
+            assert {of for _, of in seen} == {total}
+            assert seen[-1][0] < total
 
     @pytest.mark.parametrize(
         ("text", "shown"),
@@ -731,6 +753,48 @@ class TestVerify:
         assert code == Exit.FINE
         assert "intact, but the log does not know it" in out
         assert "recovers from snapshot 30" in out
+
+    def test_a_snapshot_too_old_for_the_log(self, tmp_path: Path) -> None:
+        """
+        The newest snapshot is gone, and the log has no entries up to it: it was a snapshot from elsewhere. The one
+        before does not make up for it.
+        """
+        made, _ = wal.open_storage(tmp_path, segment_size=SIZE, fs=UNSYNCED)
+        with made:
+            made.save(wal.CommitState(2), [wal.Entry(1), wal.Entry(2)])
+            made.save_snap(wal.SnapshotData(1, b"own"))
+            made.save_state(wal.CommitState(9))
+            made.save_snap(wal.SnapshotData(9, b"from elsewhere"))
+        assert json.loads(run("verify", tmp_path, "--json").out)["recovers_from"] == 9
+        (tmp_path / "snap" / f"{9:016x}.snap").unlink()
+
+        code, out, err = run("verify", tmp_path)
+
+        assert code == Exit.DAMAGE
+        assert "does NOT recover" in out
+        with pytest.raises(wal.NoSnapshotError) as raised:
+            wal.open_storage(tmp_path, segment_size=SIZE, fs=UNSYNCED)
+        assert str(raised.value) in err
+
+    def test_a_snapshot_that_goes_meanwhile_is_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One that was released since the directory was listed is not damaged."""
+        storage = scene("storage", tmp_path)
+        real = wal.Snapshotter.names
+        gone = f"{20:016x}.snap"
+        monkeypatch.setattr(wal.Snapshotter, "names", lambda self: [*real(self), f"{5:016x}.snap"])
+        assert run("verify", storage).exit == Exit.FINE
+
+        def removing(self: wal.Snapshotter, markers: Any) -> wal.SnapshotData:
+            (storage / "snap" / gone).unlink(missing_ok=True)
+            return load(self, markers)
+
+        load = wal.Snapshotter.load_newest_available
+        monkeypatch.setattr(wal.Snapshotter, "load_newest_available", removing)
+
+        code, out, err = run("verify", storage)
+
+        assert (code, err) == (Exit.FINE, "")
+        assert gone not in out
 
     def test_the_log_alone_will_do(self, tmp_path: Path) -> None:
         """If no snapshot is intact and the log has its beginning, nothing is lost; the damage is told all the same."""

@@ -202,6 +202,34 @@ class TestBehindDamage:
             (record.path, record.offset) for record in wal.WALReader(path)
         ]
 
+    def test_damage_behind_damage_is_reported_as_well(self, path: Path) -> None:
+        """Two places in one segment: what is between them is there, and what is behind them."""
+        with wal.WAL.create(path, segment_size=SIZE, fs=UNSYNCED) as log:
+            for index in range(1, 11):
+                log.save_entry([wal.Entry(index, b"entry %2d" % index)])
+        segment = segments(path)[0]
+        for index in (3, 7):
+            overwrite(segment, segment.read_bytes().index(b"entry %2d" % index), b"E")
+        damages: list[wal.CorruptionError] = []
+
+        records = list(wal.raw_records(path, on_damage=damages.append))
+
+        found = [wal.Entry.unmarshal(record.data).index for record in records if record.type is wal.RecordType.ENTRY]
+        assert found == [1, 2, 4, 5, 6, 8, 9, 10]
+        assert [type(error) for error in damages] == [wal.CRCMismatchError] * 2
+
+    def test_a_segment_that_is_purged_meanwhile_is_not_missed(self, path: Path) -> None:
+        """It is no damage; what is behind it is read."""
+        with wal.WAL.create(path, segment_size=SIZE, fs=UNSYNCED) as log:
+            for index in range(1, 4):
+                log.save_entry([wal.Entry(index, bytes(SIZE))])
+        expected = [record for record in wal.raw_records(path) if record.path != segments(path)[0]]
+
+        records = wal.raw_records(path, on_damage=unexpected)
+        segments(path)[0].unlink()
+
+        assert list(records) == expected
+
     def test_a_record_of_an_unknown_type_is_left_out_alone(self, path: Path) -> None:
         """The chain goes through it, so the record behind it is not lost."""
         with wal.WAL.create(path, segment_size=SIZE, save_marks=False, fs=UNSYNCED) as log:

@@ -13,7 +13,7 @@ from .terminal import Bar
 
 __all__ = ["watched"]
 
-_EACH = 4096
+EACH = 4096
 """How many records are read from one report to the next."""
 
 
@@ -31,7 +31,7 @@ def _reporting(records: Iterator[RawRecord], progress: Bar) -> Iterator[RawRecor
             total = sum(sizes.values())
         if record.path != segment:
             segment, before, size = record.path, before + size, sizes.get(record.path, 0)
-        if number % _EACH == 0:
+        if number % EACH == 0:
             progress(before + record.offset, total)
         yield record
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from binascii import b2a_base64
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from functools import cache
 from math import isfinite
@@ -110,7 +110,7 @@ def jsonable(value: Any, depth: int = 0) -> Any:
         return {str(key): jsonable(part, depth) for key, part in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [jsonable(part, depth) for part in value]
-    cls: Hashable = type(value)
+    cls: Any = type(value)
     names = [*_names(cls), *(name for name in getattr(value, "__dict__", ()) if not name.startswith("_"))]
     found = {name: jsonable(getattr(value, name), depth) for name in names if hasattr(value, name)}
     return found or repr(value)
