@@ -12,8 +12,9 @@ What is certain behind damage
     its own data may be wrong. In the next segment the head says what the chain is, and that head is intact if the
     record behind it continues it.
 
-    A payload that holds frames of a log, behind damage that hides where the payload begins, looks like a log. What is
-    salvaged from one that keeps such payloads is to be looked at with care.
+    Two things look like that and are not. A payload that holds frames of a log, behind damage that hides where the
+    payload begins; and old frames of this log, if the damage is that a disk has written them to a second place. So
+    what is salvaged was written once, but need not have been written there.
 """
 
 from __future__ import annotations
