@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -22,6 +23,9 @@ assert sys.prefix in wal.__file__, f"this is not the wheel's: {wal.__file__}"
 assert tags == ["py3-none-any"], tags
 assert runtime == {"crcmod", "portalocker"}, runtime
 assert "wal/py.typed" in names
+bare = subprocess.run([sys.executable, "-I", "-m", "wal", "--version"], capture_output=True, text=True, check=False)
+assert bare.returncode == 5, bare
+assert bare.stderr == "wal: the command line needs the extra wal[cli]: pip install 'wal[cli]'\n", bare
 assert not wal.__compiled__, "this is the pure wheel"
 assert not any("_compiled" in name for name in names), "the pure wheel has what is written for the compiler"
 assert {name.partition("/")[0] for name in names if "dist-info" not in name} == {"wal"}, "the wheel has other files"

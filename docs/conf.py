@@ -30,9 +30,9 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sp
 exclude_patterns: list[str] = []
 suppress_warnings: list[str] = []
 nitpicky = True
-# The standard library is not looked up: that would take the network. Type variables have no place of their own.
+# The libraries of others are not looked up: that would take the network. Type variables have no place of their own.
 nitpick_ignore_regex = [
-    (r"py:.*", rf"({'|'.join(sorted(sys.stdlib_module_names))})(\..+)?"),
+    (r"py:.*", rf"(prometheus_client|{'|'.join(sorted(sys.stdlib_module_names))})(\..+)?"),
     (r"py:(obj|class)", r"(.+\.)?(SnapshotT\w*|_[RT])"),
 ]
 

@@ -77,11 +77,13 @@ from ._records import (
     register_record,
 )
 from ._recovery import ReadWAL, read_wal
-from ._repair import repair
+from ._repair import RepairPlan, plan_repair, repair
 from ._replay import LogContents, LogRecord
+from ._salvage import RawRecord, raw_records
 from ._segments import exists
 from ._snapshotter import SnapshotData, Snapshotter
 from ._storage import EntrySource, Storage
+from ._survey import LogSurvey, SegmentSurvey, survey
 from ._turns import PendingSave
 from ._wal import WAL
 
@@ -104,12 +106,14 @@ __all__ = [
     "LogContents",
     "LogEntry",
     "LogRecord",
+    "LogSurvey",
     "MemoryStorage",
     "MetadataConflictError",
     "NoSnapshotError",
     "NotReadError",
     "Observer",
     "PendingSave",
+    "RawRecord",
     "ReadWAL",
     "Record",
     "RecordDecodeError",
@@ -117,10 +121,12 @@ __all__ = [
     "RecordType",
     "RecordTypeError",
     "Recovered",
+    "RepairPlan",
     "RepairReport",
     "Retention",
     "SegmentCut",
     "SegmentGapError",
+    "SegmentSurvey",
     "Snapshot",
     "SnapshotData",
     "SnapshotMarker",
@@ -146,10 +152,13 @@ __all__ = [
     "etcd",
     "exists",
     "open_storage",
+    "plan_repair",
     "purge",
+    "raw_records",
     "read_wal",
     "register_record",
     "repair",
+    "survey",
     "valid_snapshots",
     "verify",
 ]

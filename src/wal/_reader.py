@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ._crc32c import warn_if_slow
@@ -19,6 +20,7 @@ from ._errors import CompactedError, SnapshotNotFoundError, TornWriteError
 from ._files import OPERATING_SYSTEM, FileSystem, real_path
 from ._follow import Follower
 from ._frame import RecordType
+from ._progress import Progress, watched
 from ._records import LogEntry, RecordRegistry, Snapshot
 from ._replay import LogContents, LogRecord, Replay, beside_a_purge
 from ._segments import segments_from
@@ -67,7 +69,7 @@ class WALReader:
         self._fs = fs
         self._start = 0 if snapshot is None else snapshot.index
         self._registry = registry
-        self._entries = EntryReader(fs, self._begin_noting)
+        self._entries = EntryReader(fs, partial(_begin_noting, fs, self.path, self._start, registry))
         segments_from(fs, self.path, self._start)
 
     def _replay(self) -> Replay:
@@ -174,17 +176,17 @@ class WALReader:
         """
         return self._entries.entries(lo, hi, max_size)
 
-    def _begin_noting(self) -> Replay:
-        """Begin a walk where the reader does, or, if that has been purged since, where the log does."""
-        for start in (self._start, None):
-            try:
-                return Replay(self._fs, self.path, start, self._registry, live=True, marker=False, noting=True)
-            except SnapshotNotFoundError:
-                pass
-        raise AssertionError("a log begins somewhere")
-
     def __repr__(self) -> str:
         return f"<WALReader {str(self.path)!r}>"
+
+
+def _begin_noting(fs: FileSystem, path: Path, start: int, registry: RecordRegistry | None) -> Replay:
+    """Begin a walk where the reader does, or, if that has been purged since, where the log does."""
+    begin = partial(Replay, fs, path, registry=registry, live=True, marker=False, noting=True)
+    try:
+        return begin(start)
+    except SnapshotNotFoundError:
+        return begin(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +219,7 @@ def verify(
     snapshot: Snapshot | None = None,
     *,
     registry: RecordRegistry | None = None,
+    progress: Progress | None = None,
     fs: FileSystem = OPERATING_SYSTEM,
 ) -> VerifyReport:
     """
@@ -226,6 +229,8 @@ def verify(
         path: The log's directory.
         snapshot: Where to start; by default at the oldest segment that is there.
         registry: The record classes; by default the process-wide ones.
+        progress: Called with ``(bytes_done, bytes_total)`` as the segments are read, some times per megabyte. What
+            it raises ends the call.
         fs: The file system to read from.
 
     Raises:
@@ -236,7 +241,7 @@ def verify(
     """
 
     def report() -> VerifyReport:
-        replay = Replay(fs, directory, None if snapshot is None else snapshot.index, registry)
+        replay = Replay(watched(fs, directory, index, progress), directory, index, registry)
         for _ in replay.skim():
             pass
         return VerifyReport(
@@ -251,6 +256,7 @@ def verify(
 
     warn_if_slow()
     directory = real_path(path)
+    index = None if snapshot is None else snapshot.index
     return beside_a_purge(report)
 
 
