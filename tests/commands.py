@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -63,16 +64,20 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def start(*arguments: str | Path, here: Path) -> subprocess.Popen[str]:
-    """Start a command in a process of its own, with pipes."""
-    return subprocess.Popen(
-        [*PROGRAM, *map(str, arguments)],
-        cwd=here,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    """Start a command in a process of its own, with pipes. It heeds Control-C, also if these tests do not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell's background ignores is inherited
+    try:
+        return subprocess.Popen(
+            [*PROGRAM, *map(str, arguments)],
+            cwd=here,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # ------------------------------------------------------------------------------------------------------ logs
