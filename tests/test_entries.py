@@ -242,6 +242,24 @@ def test_threads_read_while_others_save(path: Path) -> None:
         assert wrong == []
 
 
+@pytest.mark.parametrize("saves_between", [1, LAST], ids=["same-segment", "behind-a-cut"])
+def test_who_has_asked_first_may_look_last(path: Path, saves_between: int) -> None:
+    """A thread that is overtaken between asking how far saves are done and looking sees no damage, and no more."""
+    with wal.WAL.create(path, segment_size=SMALL, fs=UNSYNCED) as log:
+        log.save(None, [entry(1)])
+        asked_first = log._saved_up_to
+        for index in range(2, 2 + saves_between):
+            log.save(None, [entry(index)])
+        assert log.entry(1 + saves_between) == entry(1 + saves_between)
+        last = 2 + saves_between
+        log.save(None, [entry(last)])
+
+        assert log._entries.entries(1, 2, limit=asked_first) == [entry(1)]
+        with pytest.raises(wal.UnavailableError):
+            log._entries.entries(last, last + 1, limit=asked_first)
+        assert log.entry(last) == entry(last)
+
+
 def test_purged_entries_are_compacted(path: Path) -> None:
     """For a reader, from the first call behind the purge on; for a log, from the release on."""
     with wal.WAL.create(path, segment_size=SMALL, fs=UNSYNCED) as log:

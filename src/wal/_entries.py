@@ -106,7 +106,8 @@ class EntryReader:
             if replay is None:
                 replay = self._begin()
             live = replay.go_live()
-            live.limit = limit
+            if limit is not None and (live.limit is None or limit > live.limit):
+                live.limit = limit  # another thread that has asked later may have been here already
             for _ in replay.skim():
                 pass
             if first_time:
