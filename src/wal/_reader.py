@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ._crc32c import warn_if_slow
@@ -67,7 +68,7 @@ class WALReader:
         self._fs = fs
         self._start = 0 if snapshot is None else snapshot.index
         self._registry = registry
-        self._entries = EntryReader(fs, self._begin_noting)
+        self._entries = EntryReader(fs, partial(_begin_noting, fs, self.path, self._start, registry))
         segments_from(fs, self.path, self._start)
 
     def _replay(self) -> Replay:
@@ -174,17 +175,17 @@ class WALReader:
         """
         return self._entries.entries(lo, hi, max_size)
 
-    def _begin_noting(self) -> Replay:
-        """Begin a walk where the reader does, or, if that has been purged since, where the log does."""
-        for start in (self._start, None):
-            try:
-                return Replay(self._fs, self.path, start, self._registry, live=True, marker=False, noting=True)
-            except SnapshotNotFoundError:
-                pass
-        raise AssertionError("a log begins somewhere")
-
     def __repr__(self) -> str:
         return f"<WALReader {str(self.path)!r}>"
+
+
+def _begin_noting(fs: FileSystem, path: Path, start: int, registry: RecordRegistry | None) -> Replay:
+    """Begin a walk where the reader does, or, if that has been purged since, where the log does."""
+    begin = partial(Replay, fs, path, registry=registry, live=True, marker=False, noting=True)
+    try:
+        return begin(start)
+    except SnapshotNotFoundError:
+        return begin(None)
 
 
 @dataclass(frozen=True, slots=True)

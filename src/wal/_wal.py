@@ -23,6 +23,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, NoReturn, Self
@@ -142,7 +143,9 @@ class WAL:
         self._known = self._promised = _Known(0, 0, self._registry.state.empty(), None)
         self._repaired: RepairReport | None = None
         self._index_entries = index_entries
-        self._entries = EntryReader(hold.fs, self._begin_noting)
+        self._entries = EntryReader(
+            hold.fs, partial(Replay, hold.fs, hold.path, None, self._registry, live=True, noting=True)
+        )
         self._saved_up_to: Limit = (0, encoder.offset) if encoder is not None else (0, 0)  # of what is saved
 
     # ------------------------------------------------------------------------------------------ make one
@@ -419,9 +422,6 @@ class WAL:
         if lo < self.first_index:
             raise CompactedError(lo, f"entry {lo} is not there any more; the first one is {self.first_index}")
         return self._entries.entries(lo, hi, max_size, limit=self._saved_up_to)
-
-    def _begin_noting(self) -> Replay:
-        return Replay(self._hold.fs, self.path, None, self._registry, live=True, noting=True)
 
     # --------------------------------------------------------------------------------------------- write
 
