@@ -30,6 +30,8 @@ __all__ = ["KINDS", "REGISTRY", "Life", "outcome", "read"]
 
 REGISTRY = wal.etcd.registry()
 SECTOR_BYTES = 512
+ROOM_BYTES = 2048
+"""By so much, at most, a log overestimates the saves of a group before it writes them."""
 
 KINDS = [
     "made by wal",
@@ -192,6 +194,8 @@ class Life:
             log = wal.WAL.create(self.directory, self.model.metadata, **options)
         with log:
             unsynced = self._save(log, saves, sync=options["sync"])
+            if options["sync"] and unsynced > 1 and self._end() + ROOM_BYTES >= options["segment_size"]:
+                unsynced = 1  # so near to the next cut the group may have been two, with a sync in between
             if torn:
                 image = self.directory.with_name("image")
                 shutil.copytree(self.directory, image)
@@ -337,8 +341,12 @@ class Life:
             return None
         if before.type is wal.RecordType.METADATA and found[0].type is wal.RecordType.STATE:
             return None  # that state is not theirs, but the head's
+        return path, found[0].offset, self._end()
+
+    def _end(self) -> int:
+        """Tell where in the last segment the log ends."""
         earlier = sum(path.stat().st_size for path in self._segments()[:-1])
-        return path, found[0].offset, wal.verify(self.directory, registry=REGISTRY).bytes - earlier
+        return wal.verify(self.directory, registry=REGISTRY).bytes - earlier
 
     def _read_from(self) -> Snapshot | None:
         """Tell from where on the log can be read."""

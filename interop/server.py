@@ -242,6 +242,11 @@ class Work:
             self._news.wait_for(lambda: self.done >= done or self._ended)
             assert not self._ended, "etcd does not answer any more"
 
+    def go_on(self, seconds: float) -> None:
+        """Let them work so long."""
+        with self._news:
+            self._news.wait_for(lambda: self._ended, timeout=seconds)
+
     def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()

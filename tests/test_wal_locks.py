@@ -175,6 +175,24 @@ def test_a_lock_of_a_program_in_go_keeps_writers_out(log: wal.WAL, path: Path, w
 
 
 @linux
+@pytest.mark.parametrize("force", [False, True], ids=["plain", "forced"])
+def test_a_repair_is_kept_out_while_a_program_in_go_cuts(log: wal.WAL, path: Path, force: bool) -> None:
+    """P7: etcd drops the lock of a segment that it has just begun for a moment; it holds that of the one before."""
+    log.close()
+    before = untouched(path)
+    fd = os.open(segments(path)[-2], os.O_RDWR)
+    fs = Disk()
+    try:
+        go_lock(fd)
+        with pytest.raises(wal.WALLockedError):
+            wal.repair(path, force=force, fs=fs)
+    finally:
+        os.close(fd)
+    assert not fs.open_descriptors
+    assert untouched(path) == before
+
+
+@linux
 def test_a_lock_held_by_a_process_in_go_keeps_writers_out(log: wal.WAL, path: Path) -> None:
     """P7: the same, with the lock in another process, and as long as that lives."""
     log.close()

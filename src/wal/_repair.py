@@ -74,7 +74,9 @@ def repair(path: str | os.PathLike[str], *, force: bool = False, fs: FileSystem 
     hold = Hold(fs, directory)
     try:
         names = segments_from(fs, directory, None)
-        hold.open_segments(names[-1:])
+        # Only the last one is written to. But etcd drops the lock of a segment that it has just begun for a moment,
+        # and never that of the one before.
+        hold.open_segments(names[-2:])
         decoder = Decoder(fs, directory, names)
         _, file = hold.tail
         damage: CorruptionError | None = None
