@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -361,6 +362,20 @@ def test_a_closed_log_is_closed(path: Path) -> None:
         log.entry(1)
     with wal.WAL.open(path, fs=UNSYNCED) as log, pytest.raises(wal.NotReadError):
         log.entry(1)
+
+
+def test_a_log_that_is_dropped_is_freed_at_once(path: Path) -> None:
+    """Nothing refers to it in a circle, so that it warns, and its locks are free, without the garbage collector."""
+    gc.disable()
+    try:
+        log = wal.WAL.create(path, fs=UNSYNCED)
+        log.save(None, [entry(1)])
+        assert log.entry(1) == entry(1)
+        with pytest.warns(ResourceWarning, match="dropped without close"):
+            del log
+        wal.read_wal(path, fs=UNSYNCED).wal.close()
+    finally:
+        gc.enable()
 
 
 # ---------------------------------------------------------------------------------------------------------- its costs

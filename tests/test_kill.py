@@ -223,9 +223,10 @@ class Life:
 
     def go_on_until_told(self, acknowledge: Acknowledge) -> None:
         """Work until SIGTERM, which comes again while the storage is closed."""
-        ready = [True]
+        ready, told = [True], []
 
         def leave(*_: object) -> None:
+            told.append(True)  # what is raised while an object is freed goes nowhere
             if ready:
                 ready.clear()
                 raise SystemExit
@@ -233,7 +234,7 @@ class Life:
         storage, _ = self.open()
         with suppress(SystemExit):
             signal.signal(signal.SIGTERM, leave)
-            while True:
+            while not told:
                 self.save(storage, acknowledge)
         closed = False
         while not closed:
