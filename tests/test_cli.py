@@ -435,6 +435,9 @@ def test_beside_a_live_writer(command: tuple[str, ...], path: Path) -> None:
         while True:
             index += 1
             log.save(wal.CommitState(index), [wal.Entry(index, b"saved by another" * 20)])
+            if index % 100 == 0:
+                log.save_snapshot(wal.SnapshotMarker(index))
+                log.release(wal.SnapshotMarker(index))
     try:
         outcomes = [run(*command, path) for _ in range(5)]
         while len(segments(path)) < 3:  # the writer had its turns

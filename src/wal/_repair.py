@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -173,7 +173,7 @@ def _plan(file: File, offset: int, damage: CorruptionError | None) -> RepairPlan
     size = file.size()
     end = _used_bytes(file, offset, size)
     taken = set(file.fs.listdir(file.path.parent))
-    backup = next(path for path in _backups(file, offset) if path.name not in taken)
+    backup = next(path for number in count() if (path := _backup_path(file, offset, number)).name not in taken)
     records = count_frames(file.read, offset, size)  # the last one may end with zeros
     torn = isinstance(damage, TornWriteError)
     return RepairPlan(file.path, offset, end - offset, records, backup, torn, damage.reason)
@@ -234,16 +234,15 @@ def _back_up(file: File, start: int, stop: int) -> Path:
 
 
 def _new_backup(file: File, offset: int) -> File:
-    for path in _backups(file, offset):
+    for number in count():
         try:
-            return File(file.fs, path, CREATE)
+            return File(file.fs, _backup_path(file, offset, number), CREATE)
         except FileExistsError:
             continue
     raise AssertionError  # pragma: no cover - the names do not end
 
 
-def _backups(file: File, offset: int) -> Iterator[Path]:
-    """Yield the names for a copy of what is cut, the first choice first."""
-    for number in count():
-        suffix = f".{offset:016x}{f'.{number}' if number else ''}.broken"
-        yield file.path.with_name(file.path.name + suffix)
+def _backup_path(file: File, offset: int, number: int) -> Path:
+    """Return a name for the copy of what is cut; that of number 0 is the first choice."""
+    suffix = f".{offset:016x}{f'.{number}' if number else ''}.broken"
+    return file.path.with_name(file.path.name + suffix)
