@@ -77,6 +77,14 @@ def test_only_the_standard_library_and_the_dependencies_are_imported(path: Path)
     """
     tree = ast.parse(path.read_text())
     others = {module for level, module in imports(tree) if not level} - sys.stdlib_module_names
+    for_checkers = {
+        module
+        for condition in ast.walk(tree)
+        if isinstance(condition, ast.If) and ast.unparse(condition.test) == "TYPE_CHECKING"
+        for statement in condition.body
+        for level, module in imports(statement)
+        if not level
+    }
     inside = {
         module
         for function in ast.walk(tree)
@@ -86,7 +94,8 @@ def test_only_the_standard_library_and_the_dependencies_are_imported(path: Path)
     }
 
     compiler = COMPILER if path.stem.endswith("_compiled") else set()
-    assert others <= DEPENDENCIES | compiler | (ACCELERATORS if path.stem == "_crc32c" else set())
+    assert for_checkers <= {"typing_extensions"}  # type checkers come with it
+    assert others - for_checkers <= DEPENDENCIES | compiler | (ACCELERATORS if path.stem == "_crc32c" else set())
     assert others & ACCELERATORS <= inside
 
 

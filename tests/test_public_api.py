@@ -159,7 +159,9 @@ SIGNATURES = {
     "MemoryStorage.compact": "(self, index)",
     "crc_backend": "()",
     "register_record": "(type, cls=None)",
-    "RecordRegistry": "()",
+    "RecordRegistry": (
+        "(*, entry=<class 'wal.Entry'>, state=<class 'wal.CommitState'>, snapshot=<class 'wal.SnapshotMarker'>)"
+    ),
     "RecordRegistry.register": "(self, type, cls=None)",
     "RecordRegistry.copy": "(self)",
     "Entry": "(index, data=b'', type=0)",

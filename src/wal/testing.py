@@ -48,7 +48,7 @@ class StorageConformance(ABC, Generic[SnapshotT]):
     """
 
     @abstractmethod
-    def open(self, path: Path) -> tuple[Storage[SnapshotT], HardState, Sequence[LogEntry]]:
+    def open(self, path: Path) -> tuple[Storage[SnapshotT, Entry, CommitState], HardState, Sequence[LogEntry]]:
         """
         Open the storage in ``path``, or make it there if there is none.
 
@@ -64,7 +64,7 @@ class StorageConformance(ABC, Generic[SnapshotT]):
         """Return something for ``save_snap`` that covers the entries up to ``index``."""
 
     @contextmanager
-    def opened(self, path: Path) -> Iterator[Storage[SnapshotT]]:
+    def opened(self, path: Path) -> Iterator[Storage[SnapshotT, Entry, CommitState]]:
         """Open the storage for a block and close it behind that, also if a claim in the block does not hold."""
         storage, _, _ = self.open(path)
         with closing(storage):
