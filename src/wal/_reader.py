@@ -65,7 +65,7 @@ class WALReader(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         fs: FileSystem = OPERATING_SYSTEM,
     ) -> None:
         warn_if_slow()
-        self.path = real_path(path)
+        self.path: Path = real_path(path)
         self.tail: TornWriteError | None = None
         self._fs = fs
         self._start = 0 if snapshot is None else snapshot.index

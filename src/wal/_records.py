@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, Generic, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, overload
 
 from ._errors import RecordTypeError
 from ._frame import RecordType
@@ -325,7 +325,7 @@ class RecordRegistry(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     def __eq__(self, other: object) -> bool:
         return self._classes == other._classes if isinstance(other, RecordRegistry) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]  # it can change
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # it can change
 
     def __repr__(self) -> str:
         names = ", ".join(f"{type.name}={cls.__qualname__}" for type, cls in self._classes.items())
@@ -341,4 +341,15 @@ _BASES: dict[RecordType, type] = {
 
 DEFAULT_REGISTRY = RecordRegistry()
 
-register_record = DEFAULT_REGISTRY.register
+
+@overload
+def register_record(type: RecordType, cls: type[_R]) -> type[_R]: ...
+
+
+@overload
+def register_record(type: RecordType) -> Callable[[type[_R]], type[_R]]: ...
+
+
+def register_record(type: RecordType, cls: type[_R] | None = None) -> type[_R] | Callable[[type[_R]], type[_R]]:
+    """Register a class for the whole process: for every log without a registry; see ``RecordRegistry.register``."""
+    return DEFAULT_REGISTRY.register(type) if cls is None else DEFAULT_REGISTRY.register(type, cls)

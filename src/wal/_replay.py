@@ -34,6 +34,7 @@ from ._errors import (
 from ._files import FileSystem
 from ._frame import RecordType
 from ._live import LiveDecoder
+from ._names import SegmentName
 from ._records import (
     DEFAULT_REGISTRY,
     Entry,
@@ -125,24 +126,24 @@ class Replay(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     ) -> None:
         classes: RecordRegistry[Any, Any, Any] = registry or DEFAULT_REGISTRY
         # The marker of a snapshot stands in front of what is behind it, maybe in the segment before.
-        self.names = segments_from(fs, path, index if marker or index is None else index + 1)
+        self.names: list[SegmentName] = segments_from(fs, path, index if marker or index is None else index + 1)
         self.decoder: Decoder | LiveDecoder = (LiveDecoder if live else Decoder)(fs, path, self.names)
         self.start = index
         self.metadata: bytes | None = None
         self.state: StateT_co = classes.state.empty()
         self.state_data: bytes | None = None
-        self.records = 0
-        self.entries = 0
+        self.records: int = 0
+        self.entries: int = 0
         # The first index in a segment's name is the one after the log's last index when it was cut, which was that
         # of an entry or of a marker. etcd, reopened at a marker ahead of its entries, does not count that marker.
-        self.last_entry = max(self.names[0].first_index - 1, 0)
+        self.last_entry: int = max(self.names[0].first_index - 1, 0)
         self._last_at_cut = max(self.last_entry, index or 0)
-        self.last_marker = 0
+        self.last_marker: int = 0
         self.path = path
         self.entry_class: type[EntryT_co] = classes.entry
         self._state, self._snapshot = classes.state, classes.snapshot
         self._found = index is None or not marker
-        self.index = EntryIndex(self.last_entry + 1) if noting else None
+        self.index: EntryIndex | None = EntryIndex(self.last_entry + 1) if noting else None
 
     def go_live(self) -> LiveDecoder:
         """Let further walks go on where the log has ended, with what has been written since."""

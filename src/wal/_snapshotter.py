@@ -97,7 +97,7 @@ class Snapshotter:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, fs: FileSystem = OPERATING_SYSTEM) -> None:
-        self.path = real_path(path)
+        self.path: Path = real_path(path)
         self.skipped: tuple[CorruptionError, ...] = ()
         self.fs = fs
         self._durable = False  # whether the directory's own name is known to be
