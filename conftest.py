@@ -39,7 +39,7 @@ _DIRECTORY, _BEFORE, _REGISTRY, _HANDLERS = "__directory__", "__before__", "__re
 def _enter_empty_directory(namespace: dict[str, Any]) -> None:
     namespace[_DIRECTORY] = tempfile.TemporaryDirectory(prefix="wal-examples-")
     namespace[_BEFORE] = os.getcwd()
-    namespace[_REGISTRY] = _default_registry().copy()
+    namespace[_REGISTRY] = wal._records.DEFAULT_REGISTRY.copy()
     namespace[_HANDLERS] = logging.getLogger("wal").handlers.copy()
     os.chdir(namespace[_DIRECTORY].name)
     sys.path.insert(0, os.getcwd())
@@ -58,18 +58,12 @@ def _leave(namespace: dict[str, Any]) -> None:
             del sys.modules[name]
     os.chdir(namespace[_BEFORE])
     namespace[_DIRECTORY].cleanup()
-    _default_registry()._classes.update(namespace[_REGISTRY]._classes)
+    wal._records.DEFAULT_REGISTRY._classes.update(namespace[_REGISTRY]._classes)
     logging.getLogger("wal").handlers[:] = namespace[_HANDLERS]
     left_open = [(name, value) for name, value in namespace.items() if isinstance(value, wal.WAL) and not value.closed]
     for _, log in left_open:
         log.close()
     assert not left_open, f"the examples leave logs open: {', '.join(name for name, _ in left_open)}"
-
-
-def _default_registry() -> wal.RecordRegistry:
-    registry = wal.register_record.__self__  # type: ignore[attr-defined]  # a bound method of it
-    assert isinstance(registry, wal.RecordRegistry)
-    return registry
 
 
 def _comment_before(document: Document, region: Region, what: str) -> str | None:

@@ -30,14 +30,14 @@ from unsynced import UNSYNCED
 
 pytest.importorskip("typer")
 
-from wal.cli import bench as bench_module
-from wal.cli import follow as follow_module
-from wal.cli import snapshots, terminal
-from wal.cli.decoding import Decoding
-from wal.cli.exits import Exit
-from wal.cli.histogram import bars, duration, quantile
-from wal.cli.rendering import jsonable
-from wal.cli.terminal import visible
+from wal._cli import bench as bench_module
+from wal._cli import follow as follow_module
+from wal._cli import snapshots, terminal
+from wal._cli.decoding import Decoding
+from wal._cli.exits import Exit
+from wal._cli.histogram import bars, duration, quantile
+from wal._cli.rendering import jsonable
+from wal._cli.terminal import visible
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ["dump", "verify", "stat", "follow", "repair", "bench"]
@@ -137,7 +137,7 @@ def test_a_log_that_is_open_for_writing_is_not_repaired(path: Path) -> None:
 def test_a_bug_is_not_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is raised by mistake has a code of its own and a traceback: scripts must not take it for a verdict."""
     intact(path)
-    monkeypatch.setattr("wal.cli.stat.survey", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("wal._cli.stat.survey", lambda *_, **__: 1 / 0)
 
     code, out, err = run("stat", path)
 
@@ -345,8 +345,8 @@ class TestTerminal:
             assert shown
             yield lambda done, total: seen.append((done, total))
 
-        monkeypatch.setattr("wal.cli.dump.progress_bar", watching)
-        monkeypatch.setattr("wal.cli.reading.EACH", 1)
+        monkeypatch.setattr("wal._cli.dump.progress_bar", watching)
+        monkeypatch.setattr("wal._cli.reading.EACH", 1)
 
         for first in ("0", "9"):
             seen.clear()
@@ -431,13 +431,12 @@ def test_beside_a_live_writer(command: tuple[str, ...], path: Path) -> None:
     child = fork()
     if child == 0:
         log = wal.read_wal(path, segment_size=SIZE, fs=UNSYNCED).wal
-        index = 0
-        while True:
-            index += 1
+        for index in range(1, 5000):
             log.save(wal.CommitState(index), [wal.Entry(index, b"saved by another" * 20)])
             if index % 100 == 0:
-                log.save_snapshot(wal.SnapshotMarker(index))
+                log.save_snap(wal.SnapshotMarker(index))
                 log.release(wal.SnapshotMarker(index))
+        signal.pause()
     try:
         outcomes = [run(*command, path) for _ in range(5)]
         while len(segments(path)) < 3:  # the writer had its turns
@@ -719,7 +718,7 @@ class TestVerify:
             looks.append(found.last_index)
             return snapshots.look_at(directory, found, registry)
 
-        monkeypatch.setattr("wal.cli.verify.look_at", late)
+        monkeypatch.setattr("wal._cli.verify.look_at", late)
 
         code, out, err = run("verify", storage)
 
@@ -856,7 +855,7 @@ class TestRepair:
                 wal.read_wal(log)
             return True
 
-        monkeypatch.setattr("wal.cli.repair._confirm", ask)
+        monkeypatch.setattr("wal._cli.repair._confirm", ask)
 
         assert run("repair", log).exit == Exit.FINE
 

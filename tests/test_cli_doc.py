@@ -55,7 +55,7 @@ def test_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_command_is_in_the_table() -> None:
     """With the words ``wal`` and its name."""
-    from wal.cli.app import app
+    from wal._cli.app import app
 
     names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
 

@@ -15,7 +15,7 @@ import wal
 
 PACKAGE = Path(__file__).parent.parent / "src" / "wal"  # what is installed may lack the sources of what is compiled
 MODULES = sorted(PACKAGE.glob("*.py"))
-COMMAND_LINE = sorted((PACKAGE / "cli").glob("*.py"))
+COMMAND_LINE = sorted((PACKAGE / "_cli").glob("*.py"))
 
 FLOORS = [
     {"_build", "_crc32c", "_crc32c_compiled", "_errors", "_locks", "_names", "_observer", "_protobuf"}
@@ -91,7 +91,7 @@ def test_every_module_has_a_floor() -> None:
 @each_module
 def test_imports_run_downwards(path: Path) -> None:
     """A module imports its own kind from lower floors only, by relative imports."""
-    own = {module for level, module in imports(ast.parse(path.read_text())) if level} - {"cli"}
+    own = {module for level, module in imports(ast.parse(path.read_text())) if level} - {"_cli"}
 
     assert {module for module in own if floor_of(module) >= floor_of(path.stem)} == set()
     assert {level for level, _ in imports(ast.parse(path.read_text()))} <= {0, 1}
@@ -105,6 +105,14 @@ def test_only_the_standard_library_and_the_dependencies_are_imported(path: Path)
     """
     tree = ast.parse(path.read_text())
     others = {module for level, module in imports(tree) if not level} - sys.stdlib_module_names
+    for_checkers = {
+        module
+        for condition in ast.walk(tree)
+        if isinstance(condition, ast.If) and ast.unparse(condition.test) == "TYPE_CHECKING"
+        for statement in condition.body
+        for level, module in imports(statement)
+        if not level
+    }
     inside = {
         module
         for function in ast.walk(tree)
@@ -115,7 +123,10 @@ def test_only_the_standard_library_and_the_dependencies_are_imported(path: Path)
 
     compiler = COMPILER if path.stem.endswith("_compiled") else set()
     extra = EXTRAS.get(path.stem, set())
-    assert others <= DEPENDENCIES | compiler | extra | (ACCELERATORS if path.stem == "_crc32c" else set())
+    assert for_checkers <= {"typing_extensions"}  # type checkers come with it
+    assert others - for_checkers <= DEPENDENCIES | compiler | extra | (
+        ACCELERATORS if path.stem == "_crc32c" else set()
+    )
     assert others & ACCELERATORS <= inside
 
 
@@ -145,7 +156,7 @@ def test_the_command_line_stands_on_the_public_api(path: Path) -> None:
 def test_nothing_but_the_program_imports_the_command_line() -> None:
     """The library is complete without it."""
     users = {
-        path.stem for path in MODULES if "cli" in {m for level, m in imports(ast.parse(path.read_text())) if level}
+        path.stem for path in MODULES if "_cli" in {m for level, m in imports(ast.parse(path.read_text())) if level}
     }
 
     assert users == {"__main__"}

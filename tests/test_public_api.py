@@ -7,11 +7,13 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import pkgutil
 import re
 import traceback
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -101,6 +103,13 @@ PUBLIC_ETCD = {"Entry", "HardState", "Snapshot", "registry"}
 PUBLIC_AIO = {"AsyncFollower", "AsyncReadWAL", "AsyncWAL", "follow", "read_wal"}
 PUBLIC_PROMETHEUS = {"PrometheusObserver"}
 PUBLIC_TESTING = {"Crash", "SimulatedDisk", "StorageConformance"}
+PUBLIC_MODULES = {
+    wal: PUBLIC,
+    wal.aio: PUBLIC_AIO,
+    wal.etcd: PUBLIC_ETCD,
+    wal.prometheus: PUBLIC_PROMETHEUS,
+    wal.testing: PUBLIC_TESTING,
+}
 
 OPTIONS = (
     "registry=None, segment_size=64000000, sync=True, save_marks=True, max_record_bytes=10000000,"
@@ -175,7 +184,9 @@ SIGNATURES = {
     "MemoryStorage.compact": "(self, index)",
     "crc_backend": "()",
     "register_record": "(type, cls=None)",
-    "RecordRegistry": "()",
+    "RecordRegistry": (
+        "(*, entry=<class 'wal.Entry'>, state=<class 'wal.CommitState'>, snapshot=<class 'wal.SnapshotMarker'>)"
+    ),
     "RecordRegistry.register": "(self, type, cls=None)",
     "RecordRegistry.copy": "(self)",
     "Entry": "(index, data=b'', type=0)",
@@ -223,6 +234,18 @@ SIGNATURES = {
     "etcd.HardState": "(*, term=0, vote=0, commit=0)",
     "etcd.Snapshot": "(*, index=0, term=0, conf_state=b'')",
     "etcd.registry": "()",
+}
+
+PROPERTIES = {
+    "EntrySource": {"first_index", "last_index"},
+    "FileStorage": {"first_index", "last_index", "log", "metadata", "snapshotter", "state"},
+    "MemoryStorage": {"first_index", "hard_state", "last_index", "snapshot"},
+    "PendingSave": {"done", "slept_for"},
+    "RecordRegistry": {"entry", "snapshot", "state"},
+    "WAL": {"closed", "first_index", "has_state", "last_index", "metadata", "path", "registry", "repaired", "state"},
+    "WALReader": {"first_index", "last_index"},
+    "aio.AsyncWAL": {"last_index", "log"},
+    "etcd.HardState": {"committed"},
 }
 
 WRITERS = [
@@ -324,7 +347,9 @@ VALUES = [
 ]
 
 
-CONCRETE = re.compile(r"(WAL|WALReader|RecordRegistry|FileStorage|Snapshotter|MemoryStorage|Observer)\.")
+CONCRETE = re.compile(
+    r"(WAL|WALReader|Follower|RecordRegistry|FileStorage|Snapshotter|MemoryStorage|Observer|aio\.\w+)\."
+)
 """The members of classes that are no contracts."""
 
 
@@ -382,14 +407,34 @@ def sections(text: str) -> dict[str, list[str]]:
 class TestNames:
     def test_public_names(self) -> None:
         """A public name is for ever, so a new one is a decision, made here."""
-        assert set(wal.__all__) == PUBLIC
-        assert set(wal.etcd.__all__) == PUBLIC_ETCD
-        assert set(wal.aio.__all__) == PUBLIC_AIO
-        assert set(wal.prometheus.__all__) == PUBLIC_PROMETHEUS
-        assert set(wal.testing.__all__) == PUBLIC_TESTING
-        assert len(wal.__all__) == len(PUBLIC)
+        for module, names in PUBLIC_MODULES.items():
+            assert set(module.__all__) == names
+            assert len(module.__all__) == len(names)
 
-    @pytest.mark.parametrize("name", sorted(PUBLIC - {"etcd", "register_record"}))  # a module, a bound method
+    def test_public_modules(self) -> None:
+        """So is a module whose name does not begin with ``_``."""
+        modules = {module.name for module in pkgutil.iter_modules(wal.__path__) if not module.name.startswith("_")}
+
+        assert {f"wal.{name}" for name in modules} == {module.__name__ for module in PUBLIC_MODULES} - {"wal"}
+
+    @pytest.mark.parametrize("module", PUBLIC_MODULES, ids=lambda module: module.__name__)
+    def test_what_is_not_listed_looks_so(self, module: ModuleType) -> None:
+        """What a public module has besides begins with ``_``, or is imported, or is a number."""
+        own = {
+            name
+            for name, value in vars(module).items()
+            if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+        }
+
+        assert own <= PUBLIC_MODULES[module]
+
+    def test_public_properties(self) -> None:
+        """A property is a public name, too. Methods are in the table of signatures."""
+        properties = {name for name in MEMBERS if isinstance(named(name), property)}
+
+        assert properties == {f"{cls}.{name}" for cls, names in PROPERTIES.items() for name in names}
+
+    @pytest.mark.parametrize("name", sorted(PUBLIC - {"etcd"}))  # a module
     def test_public_objects_call_themselves_public(self, name: str) -> None:
         """Tracebacks, pickles and reprs show ``wal.X``, not the module in which X is written."""
         assert (named(name).__module__, named(name).__qualname__) == ("wal", name)

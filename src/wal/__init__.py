@@ -163,16 +163,13 @@ __all__ = [
     "verify",
 ]
 
-__compiled__ = _build.COMPILED
+__compiled__: bool = _build.COMPILED
 """Whether the loops over records run compiled."""
 
 for _name in __all__:
     # Tracebacks, reprs and pickles show the name that users import, not the module that it is written in.
     if hasattr(_public := globals()[_name], "__module__"):
-        try:
-            _public.__module__ = __name__
-        except AttributeError:  # a bound method (register_record)
-            continue
+        _public.__module__ = __name__
 del _name, _public
 
 logging.getLogger("wal").addHandler(logging.NullHandler())

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError:
         sys.stderr.write("wal: the command line needs the extra wal[cli]: pip install 'wal[cli]'\n")
         return EXTRA_MISSING
-    from .cli import main as run
+    from ._cli import main as run
 
     return run(arguments)
 

@@ -64,9 +64,9 @@ class Encoder:
         stamped: bool = False,
     ) -> None:
         self.file = file
-        self.offset = offset
-        self.crc = crc
-        self.synced = True
+        self.offset: int = offset
+        self.crc: int = crc
+        self.synced: bool = True
         self._save_marks = save_marks
         self._zero_ahead = zero_ahead
         self._zeroed = offset

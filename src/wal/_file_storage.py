@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Generic, NamedTuple, Self
 
 from ._errors import (
     CorruptionError,
@@ -40,11 +40,22 @@ from ._notices import SLOW_SYNC_S
 from ._observer import Observer, RepairReport
 from ._purge import remove_segments
 from ._reader import valid_snapshots
-from ._records import HardState, LogEntry, RecordRegistry, Snapshot
+from ._records import (
+    EntryT,
+    EntryT_co,
+    HardState,
+    RecordRegistry,
+    Snapshot,
+    SnapshotT,
+    SnapshotT_co,
+    StateT,
+    StateT_co,
+    parametrized,
+)
 from ._recovery import ReadWAL, read_wal
 from ._segments import exists
 from ._snapshotter import SnapshotData, Snapshotter
-from ._wal import MAX_RECORD_BYTES, SEGMENT_SIZE, WAL, ZERO_AHEAD_BYTES
+from ._wal import MAX_RECORD_BYTES, SEGMENT_SIZE, WAL, ZERO_AHEAD_BYTES, CreateOptions
 
 __all__ = ["FileStorage", "Recovered", "Retention", "open_storage"]
 
@@ -67,7 +78,8 @@ class Retention:
             raise ValueError(f"at least one snapshot and no negative number of segments can be kept, not {self}")
 
 
-class Recovered(NamedTuple):
+@parametrized
+class Recovered(NamedTuple, Generic[EntryT_co, StateT_co]):
     """
     What a storage held when it was opened.
 
@@ -82,13 +94,14 @@ class Recovered(NamedTuple):
 
     snapshot: SnapshotData | None
     metadata: bytes
-    state: HardState
-    entries: list[LogEntry]
+    state: StateT_co
+    entries: list[EntryT_co]
     repaired: RepairReport | None
     skipped: tuple[CorruptionError, ...]
 
 
-class FileStorage:
+@parametrized
+class FileStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     """
     A log and a snapshotter, kept in step. It is a ``Storage[SnapshotData]``.
 
@@ -103,7 +116,7 @@ class FileStorage:
 
     def __init__(
         self,
-        log: WAL,
+        log: WAL[EntryT_co, StateT_co, SnapshotT_co],
         snapshotter: Snapshotter,
         *,
         markers: Iterable[Snapshot] = (),
@@ -119,7 +132,7 @@ class FileStorage:
 
     # ---------------------------------------------------------------------------------------------- save
 
-    def save(self, state: HardState | None, entries: Iterable[LogEntry] | None) -> None:
+    def save(self, state: StateT_co | None, entries: Iterable[EntryT_co] | None) -> None:
         """
         Append entries and the hard state as one save; see ``WAL.save``.
 
@@ -136,15 +149,15 @@ class FileStorage:
                 state.committed, newest, f"the state commits {state.committed}, the newest snapshot covers {newest}"
             )
 
-    def save_entry(self, entries: Iterable[LogEntry]) -> None:
+    def save_entry(self, entries: Iterable[EntryT_co]) -> None:
         """Append entries; see ``WAL.save``."""
         self._log.save_entry(entries)
 
-    def save_state(self, state: HardState) -> None:
+    def save_state(self, state: StateT_co) -> None:  # type: ignore[misc]  # covariant, see _records
         """Append the hard state: ``save(state, None)``."""
         self.save(state, None)
 
-    def save_snap(self, snapshot: SnapshotData, marker: Snapshot | None = None) -> None:
+    def save_snap(self, snapshot: SnapshotData, marker: SnapshotT_co | None = None) -> None:
         """
         Save a snapshot: first its file, then its marker in the log.
 
@@ -195,10 +208,10 @@ class FileStorage:
                 f"a snapshot of index {index} covers more than is committed, {committed}; save the new state first",
             )
 
-    def _marker(self, index: int) -> Snapshot:
+    def _marker(self, index: int) -> SnapshotT_co:
         cls: Any = self._log.registry.snapshot
         try:
-            marker: Snapshot = cls(index=index)
+            marker: SnapshotT_co = cls(index=index)
         except TypeError as error:
             raise RecordTypeError(
                 f"{cls.__qualname__} cannot be made from an index alone ({error}); pass marker="
@@ -257,11 +270,11 @@ class FileStorage:
         """Close the log; see ``WAL.close``. A second call does nothing."""
         self._log.close()
 
-    def entry(self, index: int) -> LogEntry:
+    def entry(self, index: int) -> EntryT_co:
         """Return one entry, read from the log; see ``WAL.entry``."""
         return self._log.entry(index)
 
-    def entries(self, lo: int, hi: int, max_size: int | None = None) -> list[LogEntry]:
+    def entries(self, lo: int, hi: int, max_size: int | None = None) -> list[EntryT_co]:
         """
         Return the entries from ``lo`` up to, and without, ``hi``, read from the log; see ``WAL.entries``.
 
@@ -275,7 +288,7 @@ class FileStorage:
     # ---------------------------------------------------------------------------------------- properties
 
     @property
-    def log(self) -> WAL:
+    def log(self) -> WAL[EntryT_co, StateT_co, SnapshotT_co]:
         """The log."""
         return self._log
 
@@ -290,7 +303,7 @@ class FileStorage:
         return self._log.metadata
 
     @property
-    def state(self) -> HardState:
+    def state(self) -> StateT_co:
         """The last hard state saved, or the registered class's ``empty()``."""
         return self._log.state
 
@@ -320,7 +333,7 @@ def open_storage(
     path: str | os.PathLike[str],
     metadata: bytes = b"",
     *,
-    registry: RecordRegistry | None = None,
+    registry: RecordRegistry[EntryT, StateT, SnapshotT] | None = None,
     retention: Retention | None = Retention(),
     segment_size: int = SEGMENT_SIZE,
     sync: bool = True,
@@ -331,7 +344,7 @@ def open_storage(
     slow_sync_s: float | None = SLOW_SYNC_S,
     observer: Observer | None = None,
     fs: FileSystem = OPERATING_SYSTEM,
-) -> tuple[FileStorage, Recovered]:
+) -> tuple[FileStorage[EntryT, StateT, SnapshotT], Recovered[EntryT, StateT]]:
     """
     Open a storage after whatever happened to it, or make it.
 
@@ -366,7 +379,7 @@ def open_storage(
     directory = real_path(path)
     log_path = directory / "wal"
     snapshotter = Snapshotter(directory / "snap", observer=observer, fs=fs)
-    options: dict[str, Any] = {
+    options: CreateOptions[EntryT, StateT, SnapshotT] = {
         "registry": registry,
         "segment_size": segment_size,
         "sync": sync,
@@ -391,7 +404,7 @@ def open_storage(
             remove_directories(fs, made)
             raise
         else:
-            nothing = Recovered(None, log.metadata, log.state, [], None, ())
+            nothing: Recovered[EntryT, StateT] = Recovered(None, log.metadata, log.state, [], None, ())
             return FileStorage(log, snapshotter, retention=retention), nothing
     markers, snapshot, opened = _recover(log_path, snapshotter, options, index_entries=index_entries)
     try:
@@ -413,8 +426,13 @@ def open_storage(
 
 
 def _recover(
-    path: Path, snapshotter: Snapshotter, options: dict[str, Any], *, index_entries: bool, attempts: int = 3
-) -> tuple[list[Snapshot], SnapshotData | None, ReadWAL]:
+    path: Path,
+    snapshotter: Snapshotter,
+    options: CreateOptions[EntryT, StateT, SnapshotT],
+    *,
+    index_entries: bool,
+    attempts: int = 3,
+) -> tuple[list[SnapshotT], SnapshotData | None, ReadWAL[EntryT, StateT, SnapshotT]]:
     """Choose the newest intact snapshot that the log knows, and open the log there."""
     fs, registry = options["fs"], options["registry"]
     while True:

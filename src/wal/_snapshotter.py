@@ -103,7 +103,7 @@ class Snapshotter:
     def __init__(
         self, path: str | os.PathLike[str], *, observer: Observer | None = None, fs: FileSystem = OPERATING_SYSTEM
     ) -> None:
-        self.path = real_path(path)
+        self.path: Path = real_path(path)
         self._observer = checked(observer)
         self._notices = Notices(self.path)
         self.skipped: tuple[CorruptionError, ...] = ()

@@ -46,12 +46,12 @@ class PendingSave:
     __slots__ = ("_awake", "_gate", "_wait_for", "failure", "finished", "known", "records", "size")
 
     def __init__(self, wait_for: Callable[[PendingSave], None], records: list[tuple[int, bytes]], known: Any) -> None:
-        self.records = records
-        self.known = known
-        self.size = 0
+        self.records: list[tuple[int, bytes]] = records
+        self.known: Any = known
+        self.size: int = 0
         for _, data in records:
             self.size += len(data)
-        self.finished = not records
+        self.finished: bool = not records
         self.failure: BaseException | None = None
         self._wait_for = wait_for
         self._gate: threading.Lock | None = None

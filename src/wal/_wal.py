@@ -27,7 +27,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, NoReturn, Self, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, Self, TypedDict, TypeVar
 
 from ._crc32c import warn_if_slow
 from ._encoder import Encoder
@@ -50,14 +50,25 @@ from ._marshal import Marshaller
 from ._names import SegmentName
 from ._notices import SLOW_SYNC_S, Notices
 from ._observer import GroupCommit, Observer, RepairReport, SegmentCut, checked
-from ._records import HardState, LogEntry, RecordRegistry, Snapshot
+from ._records import (
+    EntryT,
+    EntryT_co,
+    HardState,
+    RecordRegistry,
+    Snapshot,
+    SnapshotT,
+    SnapshotT_co,
+    StateT,
+    StateT_co,
+    parametrized,
+)
 from ._repair import cut_tail
 from ._replay import LogContents, LogRecord, Replay
 from ._segments import segments_among, segments_from
 from ._stamp import find_stamps, stamp_reach
 from ._turns import PendingSave, Turns
 
-__all__ = ["MAX_RECORD_BYTES", "SEGMENT_SIZE", "WAL", "ZERO_AHEAD_BYTES"]
+__all__ = ["MAX_RECORD_BYTES", "SEGMENT_SIZE", "WAL", "ZERO_AHEAD_BYTES", "CreateOptions", "OpenOptions"]
 
 _logger = logging.getLogger("wal")
 
@@ -77,6 +88,26 @@ _T = TypeVar("_T")
 _CRC, _METADATA, _STATE = RecordType.CRC.value, RecordType.METADATA.value, RecordType.STATE.value
 
 
+class CreateOptions(TypedDict, Generic[EntryT, StateT, SnapshotT], total=False):
+    """The options of ``WAL.create``, for those who pass them on."""
+
+    registry: RecordRegistry[EntryT, StateT, SnapshotT] | None
+    segment_size: int
+    sync: bool
+    save_marks: bool
+    max_record_bytes: int
+    zero_ahead_bytes: int
+    slow_sync_s: float | None
+    observer: Observer | None
+    fs: FileSystem
+
+
+class OpenOptions(CreateOptions[EntryT, StateT, SnapshotT], total=False):
+    """The options of ``WAL.open``."""
+
+    index_entries: bool
+
+
 class _Known(NamedTuple):
     """What the log knows of itself. All of it changes in one step."""
 
@@ -94,7 +125,8 @@ class _Known(NamedTuple):
 _INTERRUPTED = InterruptedError("a save was interrupted before it was done")
 
 
-class WAL:
+@parametrized
+class WAL(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     """
     A write-ahead log, open for appending.
 
@@ -133,7 +165,7 @@ class WAL:
         self._queue: deque[PendingSave] = deque()
         self._hold = hold
         self._marshaller = marshaller
-        self._registry = marshaller.registry
+        self._registry: RecordRegistry[EntryT_co, StateT_co, SnapshotT_co] = marshaller.registry
         self._notices = notices
         self._observer = observer
         self._start = start
@@ -153,7 +185,7 @@ class WAL:
         self._known = self._promised = _Known(0, 0, self._registry.state.empty(), None)
         self._repaired: RepairReport | None = None
         self._index_entries = index_entries
-        self._entries = EntryReader(
+        self._entries: EntryReader[EntryT_co] = EntryReader(
             hold.fs, partial(Replay, hold.fs, hold.path, None, self._registry, live=True, noting=True)
         )
         self._saved_up_to: Limit = (0, encoder.offset) if encoder is not None else (0, 0)  # of what is saved
@@ -162,11 +194,11 @@ class WAL:
 
     @classmethod
     def create(
-        cls,
+        cls: type[WAL[Any, Any, Any]],
         path: str | os.PathLike[str],
         metadata: bytes = b"",
         *,
-        registry: RecordRegistry | None = None,
+        registry: RecordRegistry[EntryT, StateT, SnapshotT] | None = None,
         segment_size: int = SEGMENT_SIZE,
         sync: bool = True,
         save_marks: bool = True,
@@ -175,7 +207,7 @@ class WAL:
         slow_sync_s: float | None = SLOW_SYNC_S,
         observer: Observer | None = None,
         fs: FileSystem = OPERATING_SYSTEM,
-    ) -> Self:
+    ) -> WAL[EntryT, StateT, SnapshotT]:
         """
         Make a new log, ready for appending.
 
@@ -255,11 +287,11 @@ class WAL:
 
     @classmethod
     def open(
-        cls,
+        cls: type[WAL[Any, Any, Any]],
         path: str | os.PathLike[str],
         snapshot: Snapshot | None = None,
         *,
-        registry: RecordRegistry | None = None,
+        registry: RecordRegistry[EntryT, StateT, SnapshotT] | None = None,
         segment_size: int = SEGMENT_SIZE,
         sync: bool = True,
         save_marks: bool = True,
@@ -269,7 +301,7 @@ class WAL:
         slow_sync_s: float | None = SLOW_SYNC_S,
         observer: Observer | None = None,
         fs: FileSystem = OPERATING_SYSTEM,
-    ) -> Self:
+    ) -> WAL[EntryT, StateT, SnapshotT]:
         """
         Lock an existing log for appending. It must be read first: ``read_all()``, or ``replay()`` to its end.
 
@@ -327,7 +359,7 @@ class WAL:
 
     # ---------------------------------------------------------------------------------------------- read
 
-    def replay(self) -> Iterator[LogRecord]:
+    def replay(self) -> Iterator[LogRecord[EntryT_co, StateT_co, SnapshotT_co]]:
         """
         Yield the log's records in the order of writing, in memory bounded by the largest save.
 
@@ -343,7 +375,7 @@ class WAL:
         yield from replay
         self._end_replay(replay)
 
-    def read_all(self) -> LogContents:
+    def read_all(self) -> LogContents[EntryT_co, StateT_co]:
         """
         Read the whole log. When this returns, an opened log is ready for appending.
 
@@ -364,17 +396,17 @@ class WAL:
             raise
         return contents
 
-    def _begin_replay(self) -> Replay:
+    def _begin_replay(self) -> Replay[EntryT_co, StateT_co, SnapshotT_co]:
         self._check_process()
         self._check_open()
         return Replay(self._hold.fs, self.path, self._start, self._registry, noting=self._index_entries)
 
-    def _end_replay(self, replay: Replay) -> None:
+    def _end_replay(self, replay: Replay[EntryT_co, StateT_co, SnapshotT_co]) -> None:
         if replay.tail is not None:
             raise replay.tail
         self._turns.take(self._begin_appending, replay)
 
-    def _begin_appending(self, replay: Replay) -> None:
+    def _begin_appending(self, replay: Replay[EntryT_co, StateT_co, SnapshotT_co]) -> None:
         self._check_open()
         if self._encoder is not None:
             return
@@ -415,7 +447,7 @@ class WAL:
 
     # ------------------------------------------------------------------------------------- entries by index
 
-    def entry(self, index: int) -> LogEntry:
+    def entry(self, index: int) -> EntryT_co:
         """
         Return one entry; see ``entries``.
 
@@ -424,7 +456,7 @@ class WAL:
         """
         return self.entries(index, index + 1)[0]
 
-    def entries(self, lo: int, hi: int, max_size: int | None = None) -> list[LogEntry]:
+    def entries(self, lo: int, hi: int, max_size: int | None = None) -> list[EntryT_co]:
         """
         Return the entries from ``lo`` up to, and without, ``hi``, read from disk.
 
@@ -454,7 +486,7 @@ class WAL:
 
     # --------------------------------------------------------------------------------------------- write
 
-    def save(self, state: HardState | None, entries: Iterable[LogEntry] | None) -> None:
+    def save(self, state: StateT_co | None, entries: Iterable[EntryT_co] | None) -> None:
         """
         Append entries and the hard state, in this order, as one save.
 
@@ -477,7 +509,7 @@ class WAL:
         """
         self._wait_for(self._submit(state, entries))
 
-    def submit(self, state: HardState | None, entries: Iterable[LogEntry] | None) -> PendingSave:
+    def submit(self, state: StateT_co | None, entries: Iterable[EntryT_co] | None) -> PendingSave:
         """
         Begin a save, and leave it to ``wait()`` of what this returns to end it.
 
@@ -500,8 +532,8 @@ class WAL:
 
     def _submit(
         self,
-        state: HardState | None,
-        entries: Iterable[LogEntry] | None,
+        state: StateT_co | None,
+        entries: Iterable[EntryT_co] | None,
         check: Callable[[HardState], None] | None = None,
     ) -> PendingSave:
         """Submit a save; ``check`` may refuse the state, with no other save in between."""
@@ -549,15 +581,15 @@ class WAL:
         if save.failure is not None:
             raise self._stopped(save.failure) from save.failure
 
-    def save_entry(self, entries: Iterable[LogEntry]) -> None:
+    def save_entry(self, entries: Iterable[EntryT_co]) -> None:
         """Append entries: ``save(None, entries)``."""
         self.save(None, entries)
 
-    def save_state(self, state: HardState) -> None:
+    def save_state(self, state: StateT_co) -> None:  # type: ignore[misc]  # covariant, see _records
         """Append the hard state: ``save(state, None)``."""
         self.save(state, None)
 
-    def save_snap(self, snapshot: Snapshot) -> None:
+    def save_snap(self, snapshot: SnapshotT_co) -> None:  # type: ignore[misc]  # covariant, see _records
         """
         Append the marker of a snapshot, so that the log can be opened at it.
 
@@ -881,10 +913,10 @@ class WAL:
         return self._metadata
 
     @property
-    def state(self) -> HardState:
+    def state(self) -> StateT_co:
         """The last hard state saved, or the registered class's ``empty()``. ``NotReadError`` before reading."""
         self._check_read()
-        return self._known.state
+        return self._known.state  # type: ignore[return-value]  # of the registered class
 
     @property
     def has_state(self) -> bool:
@@ -893,7 +925,7 @@ class WAL:
         return self._known.state_data is not None
 
     @property
-    def registry(self) -> RecordRegistry:
+    def registry(self) -> RecordRegistry[EntryT_co, StateT_co, SnapshotT_co]:
         """The record classes, as they were when the log was opened."""
         return self._registry
 
