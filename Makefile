@@ -12,7 +12,7 @@ unexport PYTHONPATH PYTHONHOME WAL_BUILD_COMPILED
 
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
-.PHONY: help demo test compiled torture fuzz interop bench docs mutants tests-on wheel-check format clean
+.PHONY: help demo test types compiled torture fuzz interop bench docs mutants tests-on wheel-check format clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
@@ -23,9 +23,13 @@ demo: $(VENV)/.installed  ## Kill a small key-value store while it writes, and r
 test: $(VENV)/.dev  ## Check format, style and types, and run all tests with coverage.
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+	@$(MAKE) --no-print-directory types
+	$(BIN)/pytest $(ON_ALL_CORES) --cov
+
+types: $(VENV)/.dev  ## Check types alone: all of them, and with a second checker what users see of them.
 	$(BIN)/mypy
 	$(BIN)/mypy conftest.py hatch_build.py .ci/check_wheel.py .ci/check_site.py docs/conf.py
-	$(BIN)/pytest $(ON_ALL_CORES) --cov
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 torture: $(VENV)/.dev  ## Crash, tear, damage, fail and race at length. EFFORT=deep takes hours.
 	$(BIN)/pytest $(ON_ALL_CORES) -m torture --effort $(or $(EFFORT),full) $(if $(filter deep,$(EFFORT)),--timeout 0)
@@ -61,12 +65,18 @@ compiled:  ## Run the tests alone on the compiled build: in .venv-compiled, whic
 	@.venv-compiled/bin/python -I -c 'import wal; assert wal.__compiled__, wal; print("Testing", wal)'
 	.venv-compiled/bin/pytest $(ON_ALL_CORES)
 
-wheel-check: $(VENV)/.dev  ## Build the sdist and the wheel, and try the wheel in an environment of its own.
+# The wheel is built from the sdist, and once more from here. The type checker asks the first python on the PATH.
+wheel-check: $(VENV)/.dev  ## Build the sdist and the wheel, check both, and try the wheel in an environment of its own.
 	rm -rf dist .venv-wheel
 	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m build --wheel --outdir dist/tree
+	cmp dist/*.whl dist/tree/*.whl
+	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
+	$(BIN)/check-wheel-contents dist/*.whl
 	$(PYTHON) -m venv .venv-wheel
 	.venv-wheel/bin/pip install --quiet dist/*.whl
-	.venv-wheel/bin/python -I .ci/check_wheel.py dist/*.tar.gz
+	.venv-wheel/bin/python -I .ci/check_wheel.py dist/*.whl dist/*.tar.gz
+	PATH="$$PWD/.venv-wheel/bin:$$PATH" $(BIN)/basedpyright --verifytypes wal --ignoreexternal
 	rm -rf .venv-wheel
 
 format: $(VENV)/.dev  ## Format the code, and mend what the linter can mend.

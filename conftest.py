@@ -14,6 +14,7 @@ writes it to a file, ``<!-- not run: REASON -->`` leaves commands alone, and ``<
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import re
 import subprocess
@@ -32,13 +33,14 @@ from sybil.parsers.rest import DocTestParser
 
 import wal
 
-_DIRECTORY, _BEFORE, _REGISTRY = "__directory__", "__before__", "__registry__"
+_DIRECTORY, _BEFORE, _REGISTRY, _HANDLERS = "__directory__", "__before__", "__registry__", "__handlers__"
 
 
 def _enter_empty_directory(namespace: dict[str, Any]) -> None:
     namespace[_DIRECTORY] = tempfile.TemporaryDirectory(prefix="wal-examples-")
     namespace[_BEFORE] = os.getcwd()
-    namespace[_REGISTRY] = _default_registry().copy()
+    namespace[_REGISTRY] = wal._records.DEFAULT_REGISTRY.copy()
+    namespace[_HANDLERS] = logging.getLogger("wal").handlers.copy()
     os.chdir(namespace[_DIRECTORY].name)
     sys.path.insert(0, os.getcwd())
 
@@ -56,17 +58,12 @@ def _leave(namespace: dict[str, Any]) -> None:
             del sys.modules[name]
     os.chdir(namespace[_BEFORE])
     namespace[_DIRECTORY].cleanup()
-    _default_registry()._classes.update(namespace[_REGISTRY]._classes)
+    wal._records.DEFAULT_REGISTRY._classes.update(namespace[_REGISTRY]._classes)
+    logging.getLogger("wal").handlers[:] = namespace[_HANDLERS]
     left_open = [(name, value) for name, value in namespace.items() if isinstance(value, wal.WAL) and not value.closed]
     for _, log in left_open:
         log.close()
     assert not left_open, f"the examples leave logs open: {', '.join(name for name, _ in left_open)}"
-
-
-def _default_registry() -> wal.RecordRegistry:
-    registry = wal.register_record.__self__  # type: ignore[attr-defined]  # a bound method of it
-    assert isinstance(registry, wal.RecordRegistry)
-    return registry
 
 
 def _comment_before(document: Document, region: Region, what: str) -> str | None:

@@ -1,8 +1,13 @@
-"""Look at the installed wheel, from outside of the source tree, as somebody who has just installed it would."""
+"""
+Look at the wheel and the source distribution, and at the installed wheel as somebody who has just installed it would.
+
+It is run by the Python of an environment that has the wheel alone, from the root of the source tree.
+"""
 
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -10,33 +15,62 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import wal
+import wal.aio
+import wal.testing
+
+wheel, sdist = sys.argv[1:]
+
+# ------------------------------------------------------------------------------------------------- what is in it
 
 package = distribution("wal")
 tags = re.findall(r"^Tag: (.*)$", package.read_text("WHEEL") or "", re.MULTILINE)
 runtime = {re.split(r"[^\w-]", need)[0] for need in package.requires or () if "extra ==" not in need}
 names = {str(name) for name in package.files or ()}
-with tarfile.open(sys.argv[1]) as sdist:
-    sources = {name.partition("/")[2] for name in sdist.getnames()}
 
 assert sys.prefix in wal.__file__, f"this is not the wheel's: {wal.__file__}"
 assert tags == ["py3-none-any"], tags
 assert runtime == {"crcmod", "portalocker"}, runtime
 assert "wal/py.typed" in names
+bare = subprocess.run([sys.executable, "-I", "-m", "wal", "--version"], capture_output=True, text=True, check=False)
+assert bare.returncode == 5, bare
+assert bare.stderr == "wal: the command line needs the extra wal[cli]: pip install 'wal[cli]'\n", bare
 assert not wal.__compiled__, "this is the pure wheel"
 assert not any("_compiled" in name for name in names), "the pure wheel has what is written for the compiler"
-assert {name.partition("/")[0] for name in names if "dist-info" not in name} == {"wal"}, "the wheel has other files"
+besides = {Path(name).name for name in names if "dist-info" not in name and not name.startswith("wal/")}
+assert besides == {"wal"}, f"the wheel has other files than the package and its command: {besides}"
 for license_file in ("LICENSE", "NOTICE"):
     assert any(name.endswith(f"licenses/{license_file}") for name in names), f"the wheel lacks {license_file}"
-missing = {
-    "LICENSE",
-    "NOTICE",
-    "README.md",
-    "Makefile",
-    "conftest.py",
-    "tests/conftest.py",
-    "examples/kvstore.py",
-} - sources
-assert not missing, f"the source distribution lacks {missing}"
+
+with tarfile.open(sdist) as archive:
+    sources = {member.name.partition("/")[2] for member in archive.getmembers() if not member.isdir()}
+if Path(".git").exists():
+    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout
+    tracked = set(listed.splitlines())
+    assert sources == tracked | {"PKG-INFO"}, f"not as in the repository: {sorted(sources ^ tracked)}"
+
+# ---------------------------------------------------------------------------------------------- what it says of itself
+
+metadata = package.metadata
+classifiers = set(metadata.get_all("Classifier") or ())
+description = metadata.json["description"]
+for field in ("Summary", "Keywords", "Requires-Python"):
+    assert metadata[field], f"the metadata has no {field}"
+assert metadata["License-Expression"] == "Apache-2.0"
+assert not any(name.startswith("License ::") for name in classifiers), "the licence expression says it"
+assert {"Typing :: Typed", "Programming Language :: Python :: 3.11"} <= classifiers
+assert metadata["Description-Content-Type"] == "text/markdown"
+assert isinstance(description, str)
+assert description.startswith("# wal\n")
+relative = re.findall(r"\]\((?!https?://)[^)]*\)", description)
+assert not relative, f"links that lead nowhere from a package index: {relative}"
+assert re.search(rf"^## ({re.escape(package.version)}|Unreleased)$", Path("CHANGELOG.md").read_text(), re.MULTILINE)
+
+# What the extras ask for can be installed here.
+for extra in metadata.get_all("Provides-Extra") or ():
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", f"{wheel}[{extra}]"]
+    subprocess.run(command, check=True)
+
+# -------------------------------------------------------------------------------------------------- whether it works
 
 with tempfile.TemporaryDirectory() as directory:
     path = Path(directory, "trial")

@@ -30,10 +30,10 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sp
 exclude_patterns: list[str] = []
 suppress_warnings: list[str] = []
 nitpicky = True
-# The standard library is not looked up: that would take the network. Type variables have no place of their own.
+# The libraries of others are not looked up: that would take the network. Type variables have no place of their own.
 nitpick_ignore_regex = [
-    (r"py:.*", rf"({'|'.join(sorted(sys.stdlib_module_names))})(\..+)?"),
-    (r"py:(obj|class)", r"(.+\.)?(SnapshotT\w*|_[RT])"),
+    (r"py:.*", rf"(prometheus_client|{'|'.join(sorted(sys.stdlib_module_names))})(\..+)?"),
+    (r"py:(obj|class)", r"(.+\.)?(_?(Entry|State|Snapshot|Saved)T\w*|_[CRT])"),
 ]
 
 myst_heading_anchors = 4
@@ -88,9 +88,11 @@ def show_signature(
     if signature is None:
         return None
     signature = re.sub(r"<wal\._[^>]+>", "...", signature)  # the operating system's own file system
+    signature = re.sub(r"Unpack\[.*\]", "Any", signature)  # the text says whose options they are
     if not name.startswith("wal.etcd."):
         # The fields of a class that calls itself `wal.X` have annotations that are not looked up in its own module.
         signature = PLAIN_NAME.sub(lambda match: f"~{HOMES.get(match[0], 'wal')}.{match[0]}", signature)
+    signature = re.sub(r"(?<== )(?:~wal\.|<class 'wal\.)(\w+)(?:'>)?", r"\1", signature)  # a default is no type
     signature = re.sub(r"(?<== )\d{5,}\b", lambda match: f"{int(match[0]):_}", signature)
     return signature, returned
 
@@ -108,6 +110,13 @@ def link_names(app: Any, doctree: nodes.document, page: str) -> None:
         place = objects[name]
         uri = f"{app.builder.get_relative_uri(page, place.docname)}#{place.node_id}"
         literal.replace_self(nodes.reference("", "", literal.deepcopy(), internal=True, refuri=uri))
+
+
+def name_type_parameters(_app: Any, doctree: nodes.document, _page: str) -> None:
+    """Leave out what the name of a type parameter says to type checkers alone."""
+    for text in list(doctree.findall(nodes.Text)):
+        if re.fullmatch(r"_?(Entry|State|Snapshot|Saved)T(_co|_contra)?", text):
+            text.parent.replace(text, nodes.Text(text.strip("_").partition("_")[0]))
 
 
 def parents_of(node: nodes.Node) -> Iterator[nodes.Node]:
@@ -132,3 +141,4 @@ def setup(app: Any) -> None:
     find_source_order()
     app.connect("autodoc-process-signature", show_signature)
     app.connect("doctree-resolved", link_names)
+    app.connect("doctree-resolved", name_type_parameters)

@@ -24,10 +24,7 @@ import wal
 
 # ---------------------------------------------------------------------------------------------------- the store
 
-REGISTRY = wal.RecordRegistry()
 
-
-@REGISTRY.register(wal.RecordType.ENTRY)
 @dataclass(frozen=True, slots=True)
 class Put(wal.LogEntry):
     """One entry of the log: a key is set to a value."""
@@ -44,6 +41,9 @@ class Put(wal.LogEntry):
         return cls(*json.loads(data))
 
 
+REGISTRY = wal.RecordRegistry(entry=Put)
+
+
 class KeyValueStore:
     """A dictionary in a directory. What ``put`` has returned from survives the crash."""
 
@@ -54,7 +54,6 @@ class KeyValueStore:
             return
         self.log, _, _, entries = wal.read_wal(path, registry=REGISTRY, segment_size=segment_size)
         for entry in entries:
-            assert isinstance(entry, Put)
             self.values[entry.key] = entry.value
 
     def put(self, values: Mapping[str, str]) -> None:
@@ -143,6 +142,7 @@ def main(kills: int = 5) -> int:
     print("crash      acknowledged  recovered  segments  torn write          opened in")
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "store")
+        acknowledged = 0
         for crash in [*["SIGKILL"] * kills, "power cut"]:
             acknowledged = write_and_kill(path) if crash == "SIGKILL" else write_and_cut_power(path)
             started = time.perf_counter()

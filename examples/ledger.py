@@ -23,10 +23,7 @@ from typing import Self
 
 import wal
 
-REGISTRY = wal.RecordRegistry()
 
-
-@REGISTRY.register(wal.RecordType.ENTRY)
 @dataclass(frozen=True, slots=True)
 class Transfer(wal.LogEntry):
     """Money goes from one account to another."""
@@ -44,6 +41,9 @@ class Transfer(wal.LogEntry):
         return cls(**json.loads(data))
 
 
+REGISTRY = wal.RecordRegistry(entry=Transfer)
+
+
 class Ledger:
     """Balances of accounts, as they are after all transfers that were ever acknowledged."""
 
@@ -56,7 +56,6 @@ class Ledger:
         if recovered.snapshot is not None:
             self.balances = json.loads(recovered.snapshot.data)
         for entry in recovered.entries:
-            assert isinstance(entry, Transfer)
             self._apply(entry)
 
     @property

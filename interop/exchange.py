@@ -82,7 +82,7 @@ def outcome(directory: Path, start: Snapshot | None = None) -> Outcome:
         return f"{type(error).__name__}: {error.reason}"
 
 
-def _contents(found: wal.LogContents | wal.ReadWAL) -> Contents:
+def _contents(found: wal.LogContents[Any, Any] | wal.ReadWAL[Any, Any, Any]) -> Contents:
     assert isinstance(found.state, HardState)
     return Contents(found.metadata, found.state, [entry for entry in found.entries if isinstance(entry, Entry)])
 

@@ -67,7 +67,7 @@ def read_in_every_way(path: Path, go: GoWAL, scratch: Path) -> Contents:
     for start in starts:
         opened = wal.read_wal(copy, start, registry=REGISTRY)
         opened.wal.close()
-        assert difference(Contents(opened.metadata, *opened[2:]), found[start]) is None  # type: ignore[arg-type]
+        assert difference(Contents(opened.metadata, *opened[2:]), found[start]) is None
     assert difference(go.open(copy), found[None]) is None
     go.close(copy)
     shutil.rmtree(copy)

@@ -115,11 +115,19 @@ class Interrupted:
         self.path = path
         self.account = account
         self.sync = True
+        self.observer: wal.Observer | None = None
 
     def open(self) -> None:
         self.storage: FileStorage
         self.storage, _ = wal.open_storage(
-            self.path, METADATA, segment_size=SMALL, retention=RETENTION, sync=self.sync, fs=UNSYNCED
+            self.path,
+            METADATA,
+            segment_size=SMALL,
+            retention=RETENTION,
+            sync=self.sync,
+            slow_sync_s=None if self.observer is None else 0,
+            observer=self.observer,
+            fs=UNSYNCED,
         )
 
     def save(self, *sizes: int) -> None:
@@ -189,6 +197,14 @@ def _without_sync(storage: Interrupted) -> None:
     storage.save(10)
 
 
+def _with_an_observer(storage: Interrupted) -> None:
+    """And all syncs are slow, so that there is much to be told."""
+    storage.storage.close()
+    storage.observer = wal.Observer()
+    storage.open()
+    storage.save(SMALL)
+
+
 def _three_snapshots(storage: Interrupted) -> None:
     for _ in range(3):
         storage.save(SMALL)
@@ -198,6 +214,7 @@ def _three_snapshots(storage: Interrupted) -> None:
 CALLS = {
     "save": Call(lambda _: None, lambda storage: storage.save(30, 40, 50), 60),
     "save over a cut": Call(lambda storage: storage.save(SMALL), lambda storage: storage.save(30, 40), 110),
+    "save with an observer": Call(_with_an_observer, lambda storage: storage.save(30, 40), 140),
     "sync": Call(_without_sync, lambda storage: storage.storage.sync(), 15),
     "save_snap": Call(lambda storage: storage.save(SMALL, 5), lambda storage: storage.save_snap(), 150),
     "release": Call(

@@ -11,32 +11,60 @@ from pathlib import Path
 
 import pytest
 
+import wal
+
 PACKAGE = Path(__file__).parent.parent / "src" / "wal"  # what is installed may lack the sources of what is compiled
-MODULES = sorted(PACKAGE.rglob("*.py"))
+MODULES = sorted(PACKAGE.glob("*.py"))
+COMMAND_LINE = sorted((PACKAGE / "_cli").glob("*.py"))
 
 FLOORS = [
-    {"_build", "_crc32c", "_crc32c_compiled", "_errors", "_locks", "_names", "_protobuf", "_simulated_disk", "_turns"},
-    {"_files", "_frame", "_watch"},
+    {"_build", "_crc32c", "_crc32c_compiled", "_errors", "_locks", "_names", "_observer", "_protobuf"}
+    | {"_simulated_disk", "_turns"},
+    {"_files", "_frame", "_notices", "_watch", "prometheus"},
     {"_records", "_segments", "_stamp"},
-    {"_marks"},
+    {"_marks", "_progress"},
     {"_codec", "_codec_compiled", "_snapshotter", "_storage", "_walk"},
     {"_encoder", "_entry_index", "_marshal", "_memory", "_walk_compiled", "etcd", "testing"},
     {"_decoder"},
     {"_hold", "_live"},
-    {"_replay"},
-    {"_entries", "_follow", "_purge", "_repair"},
+    {"_replay", "_salvage"},
+    {"_entries", "_follow", "_purge", "_repair", "_survey"},
     {"_reader", "_wal"},
     {"_recovery"},
     {"_file_storage", "aio"},
     {"__init__"},
+    {"__main__"},
 ]
 """The modules from the ground up. Each imports from lower floors only."""
 
 DEPENDENCIES = {"crcmod", "portalocker"}
 ACCELERATORS = {"crc32c", "google_crc32c"}
 COMPILER = {"librt", "mypy_extensions"}
+COMMANDS = {"rich", "typer"}
+"""What the command line needs besides."""
+
+EXTRAS = {"prometheus": {"prometheus_client"}, "__main__": COMMANDS}  # which looks whether they are there
+"""What modules need that come with an extra; ``import wal`` does without them."""
 
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+each_command_module = pytest.mark.parametrize("path", COMMAND_LINE, ids=lambda path: path.stem)
+any_module = pytest.mark.parametrize(
+    "path", MODULES + COMMAND_LINE, ids=lambda path: str(path.relative_to(PACKAGE).with_suffix(""))
+)
+
+
+COMMAND_LINE_FLOORS = [
+    {"exits", "histogram", "options", "terminal"},
+    {"outcome", "reading", "rendering"},
+    {"classes", "decoding", "place", "snapshots"},
+    {"bench", "dump", "follow", "repair", "stat", "verify"},
+    {"app"},
+    {"__init__"},
+]
+"""Those of the command line, which stands on the whole library, and on which nothing stands but ``__main__``."""
+
+PRIVATE = {("bench", "_files"), ("classes", "_records")}
+"""The same syncs as a log makes, and the process-wide registry: else the command line knows the public API alone."""
 
 
 def floor_of(module: str) -> int:
@@ -63,7 +91,7 @@ def test_every_module_has_a_floor() -> None:
 @each_module
 def test_imports_run_downwards(path: Path) -> None:
     """A module imports its own kind from lower floors only, by relative imports."""
-    own = {module for level, module in imports(ast.parse(path.read_text())) if level}
+    own = {module for level, module in imports(ast.parse(path.read_text())) if level} - {"_cli"}
 
     assert {module for module in own if floor_of(module) >= floor_of(path.stem)} == set()
     assert {level for level, _ in imports(ast.parse(path.read_text()))} <= {0, 1}
@@ -77,6 +105,14 @@ def test_only_the_standard_library_and_the_dependencies_are_imported(path: Path)
     """
     tree = ast.parse(path.read_text())
     others = {module for level, module in imports(tree) if not level} - sys.stdlib_module_names
+    for_checkers = {
+        module
+        for condition in ast.walk(tree)
+        if isinstance(condition, ast.If) and ast.unparse(condition.test) == "TYPE_CHECKING"
+        for statement in condition.body
+        for level, module in imports(statement)
+        if not level
+    }
     inside = {
         module
         for function in ast.walk(tree)
@@ -86,8 +122,44 @@ def test_only_the_standard_library_and_the_dependencies_are_imported(path: Path)
     }
 
     compiler = COMPILER if path.stem.endswith("_compiled") else set()
-    assert others <= DEPENDENCIES | compiler | (ACCELERATORS if path.stem == "_crc32c" else set())
+    extra = EXTRAS.get(path.stem, set())
+    assert for_checkers <= {"typing_extensions"}  # type checkers come with it
+    assert others - for_checkers <= DEPENDENCIES | compiler | extra | (
+        ACCELERATORS if path.stem == "_crc32c" else set()
+    )
     assert others & ACCELERATORS <= inside
+
+
+def test_every_module_of_the_command_line_has_a_floor() -> None:
+    """A new one is put on a floor, and one that is gone leaves it."""
+    assert sorted(module for floor in COMMAND_LINE_FLOORS for module in floor) == [path.stem for path in COMMAND_LINE]
+
+
+@each_command_module
+def test_the_command_line_stands_on_the_public_api(path: Path) -> None:
+    """Its modules import from its own lower floors, from what users import, and from the libraries of its extra."""
+    floor = next(floor for floor, modules in enumerate(COMMAND_LINE_FLOORS) if path.stem in modules)
+    lower = set().union(*COMMAND_LINE_FLOORS[:floor])
+    tree = ast.parse(path.read_text())
+    others = {module for level, module in imports(tree) if not level} - sys.stdlib_module_names
+
+    assert {module for level, module in imports(tree) if level} <= lower
+    assert {level for level, _ in imports(tree)} <= {0, 1}
+    assert others <= COMMANDS | {"wal"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").startswith("wal"):
+            _, _, private = (node.module or "").partition(".")
+            names = {alias.name for alias in node.names} - {"__compiled__"}
+            assert (path.stem, private) in PRIVATE if private else names <= set(wal.__all__)
+
+
+def test_nothing_but_the_program_imports_the_command_line() -> None:
+    """The library is complete without it."""
+    users = {
+        path.stem for path in MODULES if "_cli" in {m for level, m in imports(ast.parse(path.read_text())) if level}
+    }
+
+    assert users == {"__main__"}
 
 
 CLOCK = {
@@ -97,7 +169,7 @@ CLOCK = {
 }
 
 
-@each_module
+@any_module
 def test_no_module_looks_at_the_clock(path: Path) -> None:
     """P17: neither at the time of day nor at the times of files. How long something took is another matter."""
     tree = list(ast.walk(ast.parse(path.read_text())))
@@ -108,7 +180,7 @@ def test_no_module_looks_at_the_clock(path: Path) -> None:
     assert (attributes | names | modules) & CLOCK == set()
 
 
-@each_module
+@any_module
 def test_a_module_says_what_it_is(path: Path) -> None:
     """It begins with its licence and a docstring."""
     source = path.read_text()
@@ -117,7 +189,7 @@ def test_a_module_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(source))
 
 
-@each_module
+@any_module
 def test_a_module_has_a_subject(path: Path) -> None:
     """No module is a drawer for what has no place."""
     assert not re.search("util|helper|manager|common|misc|tool|shared", path.stem)

@@ -7,17 +7,20 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import pkgutil
 import re
 import traceback
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 import wal
 import wal.aio
+import wal.prometheus
 import wal.testing
 from wal import _errors
 
@@ -33,17 +36,21 @@ PUBLIC = {
     "FileStorage",
     "FileSystem",
     "Follower",
+    "GroupCommit",
     "HardState",
     "IndexGapError",
     "IndexOrderError",
     "LogContents",
     "LogEntry",
     "LogRecord",
+    "LogSurvey",
     "MemoryStorage",
     "MetadataConflictError",
     "NoSnapshotError",
     "NotReadError",
+    "Observer",
     "PendingSave",
+    "RawRecord",
     "ReadWAL",
     "Record",
     "RecordDecodeError",
@@ -51,14 +58,18 @@ PUBLIC = {
     "RecordType",
     "RecordTypeError",
     "Recovered",
+    "RepairPlan",
     "RepairReport",
     "Retention",
+    "SegmentCut",
     "SegmentGapError",
+    "SegmentSurvey",
     "Snapshot",
     "SnapshotData",
     "SnapshotMarker",
     "SnapshotNotFoundError",
     "SnapshotOutOfDateError",
+    "SnapshotSave",
     "Snapshotter",
     "Storage",
     "TornWriteError",
@@ -78,22 +89,33 @@ PUBLIC = {
     "etcd",
     "exists",
     "open_storage",
+    "plan_repair",
     "purge",
+    "raw_records",
     "read_wal",
     "register_record",
     "repair",
+    "survey",
     "valid_snapshots",
     "verify",
 }
 PUBLIC_ETCD = {"Entry", "HardState", "Snapshot", "registry"}
 PUBLIC_AIO = {"AsyncFollower", "AsyncReadWAL", "AsyncWAL", "follow", "read_wal"}
+PUBLIC_PROMETHEUS = {"PrometheusObserver"}
 PUBLIC_TESTING = {"Crash", "SimulatedDisk", "StorageConformance"}
+PUBLIC_MODULES = {
+    wal: PUBLIC,
+    wal.aio: PUBLIC_AIO,
+    wal.etcd: PUBLIC_ETCD,
+    wal.prometheus: PUBLIC_PROMETHEUS,
+    wal.testing: PUBLIC_TESTING,
+}
 
 OPTIONS = (
     "registry=None, segment_size=64000000, sync=True, save_marks=True, max_record_bytes=10000000,"
-    " zero_ahead_bytes=2097152, fs=..."
+    " zero_ahead_bytes=2097152, slow_sync_s=1.0, observer=None, fs=..."
 )
-OPENING = OPTIONS.replace("fs=", "index_entries=False, fs=")
+OPENING = OPTIONS.replace("slow_sync_s=", "index_entries=False, slow_sync_s=")
 SIGNATURES = {
     "WAL.create": f"(path, metadata=b'', *, {OPTIONS})",
     "WAL.open": f"(path, snapshot=None, *, {OPENING})",
@@ -117,9 +139,12 @@ SIGNATURES = {
     "Follower.stop": "(self)",
     "Follower.close": "(self)",
     "read_wal": f"(path, snapshot=None, *, {OPENING})",
-    "verify": "(path, snapshot=None, *, registry=None, fs=...)",
+    "verify": "(path, snapshot=None, *, registry=None, progress=None, fs=...)",
+    "survey": "(path, *, registry=None, progress=None, fs=...)",
+    "raw_records": "(path, *, from_index=0, on_damage=None, fs=...)",
     "valid_snapshots": "(path, *, registry=None, fs=...)",
-    "repair": "(path, *, force=False, fs=...)",
+    "plan_repair": "(path, *, force=False, progress=None, fs=...)",
+    "repair": "(path, *, force=False, confirm=None, progress=None, fs=...)",
     "exists": "(path, *, fs=...)",
     "purge": "(path, snapshot, *, keep=0, registry=None, fs=...)",
     "open_storage": (
@@ -137,7 +162,7 @@ SIGNATURES = {
     "FileStorage.release": "(self, snapshot)",
     "FileStorage.sync": "(self)",
     "FileStorage.close": "(self)",
-    "Snapshotter": "(path, *, fs=...)",
+    "Snapshotter": "(path, *, observer=None, fs=...)",
     "Snapshotter.save": "(self, snapshot, *, replace=False)",
     "Snapshotter.save_db_from": "(self, source, index, *, progress=None)",
     "Snapshotter.names": "(self)",
@@ -159,7 +184,9 @@ SIGNATURES = {
     "MemoryStorage.compact": "(self, index)",
     "crc_backend": "()",
     "register_record": "(type, cls=None)",
-    "RecordRegistry": "()",
+    "RecordRegistry": (
+        "(*, entry=<class 'wal.Entry'>, state=<class 'wal.CommitState'>, snapshot=<class 'wal.SnapshotMarker'>)"
+    ),
     "RecordRegistry.register": "(self, type, cls=None)",
     "RecordRegistry.copy": "(self)",
     "Entry": "(index, data=b'', type=0)",
@@ -168,12 +195,27 @@ SIGNATURES = {
     "ReadWAL": "(wal, metadata, state, entries)",
     "LogContents": "(metadata, state, entries, tail)",
     "LogRecord": "(type, value, path, offset)",
+    "RawRecord": "(type, data, path, offset, length)",
+    "RepairPlan": "(path, offset, bytes_cut, records_cut, backup, torn, reason)",
     "RepairReport": "(path, offset, bytes_cut, backup, reason)",
+    "LogSurvey": "(path, segments, metadata, state, markers, last_index, tail, damage)",
+    "SegmentSurvey": "(path, first_index, last_index, size, bytes, records, entries, read)",
     "SnapshotData": "(index, data=b'', metadata=b'')",
     "Recovered": "(snapshot, metadata, state, entries, repaired, skipped)",
     "Retention": "(snapshots=2, segments=0)",
     "VerifyReport": "(path, segments, records, entries, bytes, last_index, tail)",
     "PendingSave.wait": "(self)",
+    "Observer.committed": "(self, group)",
+    "Observer.synced": "(self, seconds)",
+    "Observer.cut": "(self, cut)",
+    "Observer.repaired": "(self, report)",
+    "Observer.failed": "(self, error)",
+    "Observer.purged": "(self, segments)",
+    "Observer.saved_snapshot": "(self, snapshot)",
+    "GroupCommit": "(saves, records, bytes, write_s)",
+    "SegmentCut": "(path, bytes, seconds)",
+    "SnapshotSave": "(path, bytes, database, sync_s, seconds)",
+    "prometheus.PrometheusObserver": "(log='', *, registry=..., etcd_names=False)",
     "aio.AsyncWAL": "(log, *, max_pending_bytes=16000000)",
     "aio.AsyncWAL.create": "(path, metadata=b'', *, max_pending_bytes=16000000, **options)",
     "aio.AsyncWAL.save": "(self, state, entries)",
@@ -192,6 +234,18 @@ SIGNATURES = {
     "etcd.HardState": "(*, term=0, vote=0, commit=0)",
     "etcd.Snapshot": "(*, index=0, term=0, conf_state=b'')",
     "etcd.registry": "()",
+}
+
+PROPERTIES = {
+    "EntrySource": {"first_index", "last_index"},
+    "FileStorage": {"first_index", "last_index", "log", "metadata", "snapshotter", "state"},
+    "MemoryStorage": {"first_index", "hard_state", "last_index", "snapshot"},
+    "PendingSave": {"done", "slept_for"},
+    "RecordRegistry": {"entry", "snapshot", "state"},
+    "WAL": {"closed", "first_index", "has_state", "last_index", "metadata", "path", "registry", "repaired", "state"},
+    "WALReader": {"first_index", "last_index"},
+    "aio.AsyncWAL": {"last_index", "log"},
+    "etcd.HardState": {"committed"},
 }
 
 WRITERS = [
@@ -279,14 +333,23 @@ VALUES = [
     wal.LogRecord(wal.RecordType.ENTRY, wal.Entry(1), SEGMENT, 64),
     wal.LogContents(b"node-1", wal.CommitState(1), [wal.Entry(1)], None),
     wal.RepairReport(SEGMENT, 64, 8, SEGMENT.with_suffix(".broken"), "half a save"),
+    wal.RawRecord(wal.RecordType.ENTRY, b"a", SEGMENT, 64, 24),
+    wal.RepairPlan(SEGMENT, 64, 8, 1, SEGMENT.with_suffix(".broken"), torn=True, reason="half a save"),
+    wal.SegmentSurvey(SEGMENT, 0, 2, 4096, 128, 5, 2, read=True),
+    wal.LogSurvey(SEGMENT.parent, (), b"node-1", wal.CommitState(1), (wal.SnapshotMarker(0),), 2, None, None),
     wal.VerifyReport(SEGMENT.parent, 1, 5, 2, 128, 2, None),
+    wal.GroupCommit(2, 3, 128, 0.001),
+    wal.SegmentCut(SEGMENT, 4096, 0.001),
+    wal.SnapshotSave(SEGMENT.parent / "0000000000000007.snap", 64, False, 0.001, 0.002),
     wal.SnapshotData(7, b"state", b"metadata"),
     wal.Recovered(wal.SnapshotData(7), b"node-1", wal.CommitState(8), [wal.Entry(8)], None, ()),
     wal.Retention(3, 1),
 ]
 
 
-CONCRETE = re.compile(r"(WAL|WALReader|RecordRegistry|FileStorage|Snapshotter|MemoryStorage)\.")
+CONCRETE = re.compile(
+    r"(WAL|WALReader|Follower|RecordRegistry|FileStorage|Snapshotter|MemoryStorage|Observer|aio\.\w+)\."
+)
 """The members of classes that are no contracts."""
 
 
@@ -301,6 +364,7 @@ NAMES = sorted(
     PUBLIC
     | {f"aio.{name}" for name in PUBLIC_AIO}
     | {f"etcd.{name}" for name in PUBLIC_ETCD}
+    | {f"prometheus.{name}" for name in PUBLIC_PROMETHEUS}
     | {f"testing.{name}" for name in PUBLIC_TESTING}
 )
 CLASSES = [name for name in NAMES if inspect.isclass(named(name))]
@@ -343,13 +407,34 @@ def sections(text: str) -> dict[str, list[str]]:
 class TestNames:
     def test_public_names(self) -> None:
         """A public name is for ever, so a new one is a decision, made here."""
-        assert set(wal.__all__) == PUBLIC
-        assert set(wal.etcd.__all__) == PUBLIC_ETCD
-        assert set(wal.aio.__all__) == PUBLIC_AIO
-        assert set(wal.testing.__all__) == PUBLIC_TESTING
-        assert len(wal.__all__) == len(PUBLIC)
+        for module, names in PUBLIC_MODULES.items():
+            assert set(module.__all__) == names
+            assert len(module.__all__) == len(names)
 
-    @pytest.mark.parametrize("name", sorted(PUBLIC - {"etcd", "register_record"}))  # a module, a bound method
+    def test_public_modules(self) -> None:
+        """So is a module whose name does not begin with ``_``."""
+        modules = {module.name for module in pkgutil.iter_modules(wal.__path__) if not module.name.startswith("_")}
+
+        assert {f"wal.{name}" for name in modules} == {module.__name__ for module in PUBLIC_MODULES} - {"wal"}
+
+    @pytest.mark.parametrize("module", PUBLIC_MODULES, ids=lambda module: module.__name__)
+    def test_what_is_not_listed_looks_so(self, module: ModuleType) -> None:
+        """What a public module has besides begins with ``_``, or is imported, or is a number."""
+        own = {
+            name
+            for name, value in vars(module).items()
+            if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+        }
+
+        assert own <= PUBLIC_MODULES[module]
+
+    def test_public_properties(self) -> None:
+        """A property is a public name, too. Methods are in the table of signatures."""
+        properties = {name for name in MEMBERS if isinstance(named(name), property)}
+
+        assert properties == {f"{cls}.{name}" for cls, names in PROPERTIES.items() for name in names}
+
+    @pytest.mark.parametrize("name", sorted(PUBLIC - {"etcd"}))  # a module
     def test_public_objects_call_themselves_public(self, name: str) -> None:
         """Tracebacks, pickles and reprs show ``wal.X``, not the module in which X is written."""
         assert (named(name).__module__, named(name).__qualname__) == ("wal", name)
@@ -381,7 +466,10 @@ class TestSignatures:
         """Names, order, defaults and kinds of parameters; options are keyword-only."""
         found = inspect.signature(named(name))
         parameters = [
-            parameter.replace(annotation=parameter.empty, default=... if parameter.name == "fs" else parameter.default)
+            parameter.replace(
+                annotation=parameter.empty,
+                default=... if parameter.name in ("fs", "registry") and parameter.default else parameter.default,
+            )
             for parameter in found.parameters.values()
         ]
         bare = found.replace(parameters=parameters, return_annotation=found.empty)

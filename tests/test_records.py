@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import wal
+import wal.aio
 from wal import RecordType
 
 MAX = 2**64 - 1
@@ -377,6 +378,35 @@ def test_register(type: RecordType, cls: Any, attribute: str) -> None:
     assert wal.RecordRegistry().register(type)(cls) is cls
 
 
+def test_classes_given_at_once() -> None:
+    """Classes that a registry is made with are as good as registered; those left out are the default ones."""
+    registry = wal.RecordRegistry(entry=Put, snapshot=Place)
+    assert (registry.entry, registry.state, registry.snapshot) == (Put, wal.CommitState, Place)
+    one_by_one = wal.RecordRegistry()
+    one_by_one.register(RecordType.ENTRY, Put)
+    one_by_one.register(RecordType.SNAPSHOT, Place)
+    assert registry == one_by_one
+    assert wal.RecordRegistry(state=Vote).copy().state is Vote
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        *(wal.RecordRegistry, wal.WAL, wal.WALReader, wal.Follower, wal.FileStorage, wal.MemoryStorage, wal.Storage),
+        *(wal.LogRecord, wal.LogContents, wal.ReadWAL, wal.Recovered, wal.aio.AsyncWAL, wal.aio.AsyncFollower),
+        wal.aio.AsyncReadWAL,
+    ],
+)
+def test_type_parameters_may_be_left_out(cls: Any) -> None:
+    """As type checkers have it, so at run time: in an annotation that is evaluated, and as a base."""
+    assert cls[Put].__origin__ is cls
+
+    class Derived(cls[Put]):  # type: ignore[misc]
+        pass
+
+    assert Derived.__mro__[1] is cls
+
+
 def test_decorator() -> None:
     """``register`` without a class decorates one, and leaves it as it is."""
     registry = wal.RecordRegistry()
@@ -473,6 +503,22 @@ def test_wrong_kinds(type: Any, cls: Any, hint: str, decorator: bool) -> None:
             registry.register(type, cls)
     assert isinstance(caught.value, TypeError)
     assert registry == wal.RecordRegistry()
+
+
+@pytest.mark.parametrize(
+    ("classes", "hint"),
+    [
+        pytest.param({"entry": Vote}, "LogEntry", id="a-state-for-entries"),
+        pytest.param({"state": Put}, "HardState", id="an-entry-for-states"),
+        pytest.param({"snapshot": Put}, "Snapshot", id="an-entry-for-snapshots"),
+        pytest.param({"entry": None}, "LogEntry", id="none-for-entries"),
+        pytest.param({"state": AbstractState}, "describe", id="abstract"),
+    ],
+)
+def test_wrong_kinds_given_at_once(classes: dict[str, Any], hint: str) -> None:
+    """They are refused as ``register`` refuses them."""
+    with pytest.raises(wal.RecordTypeError, match=hint):
+        wal.RecordRegistry(**classes)
 
 
 def test_registries_are_values() -> None:

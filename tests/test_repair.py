@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import wal
+from commands import SCENES
 from damage import append, flip_bit, overwrite, truncate, unstamp, zero
 from faults import FaultyFileSystem
 from logs import Disk, frames, segments, tree, untouched
@@ -693,3 +694,100 @@ def test_a_torn_end_that_was_read_as_a_reader_sees_it_is_what_is_cut(log: Torn) 
     assert (repaired.path, repaired.offset, repaired.reason) == (tail.path, tail.offset, tail.reason)
     assert (report.tail.path, report.tail.offset) == (tail.path, tail.offset)
     assert used(log.path) == tail.offset
+
+
+class TestPlan:
+    """``plan_repair`` says what ``repair`` does."""
+
+    @pytest.mark.parametrize("force", [False, True])
+    @pytest.mark.parametrize("name", ["intact", "new", "torn", "damaged", "damaged_end", "unknown", "gap"])
+    def test_a_plan_is_what_is_done(self, name: str, force: bool, path: Path) -> None:
+        """The same place, bytes, copy and reason; or the same refusal. The plan itself changes nothing."""
+        SCENES[name](path)
+        before = tree(path)
+        try:
+            plan = wal.plan_repair(path, force=force)
+        except wal.CorruptionError as refused:
+            assert tree(path) == before
+            with pytest.raises(type(refused)) as raised:
+                wal.repair(path, force=force)
+            assert str(raised.value) == str(refused)
+            return
+        assert tree(path) == before
+
+        report = wal.repair(path, force=force)
+
+        assert (plan.path, plan.offset, plan.bytes_cut, plan.backup, plan.reason) == (
+            report.path,
+            report.offset,
+            report.bytes_cut,
+            report.backup,
+            report.reason,
+        )
+        assert plan.torn == (name == "torn")
+
+    def test_records_are_counted(self, path: Path) -> None:
+        """Of a last save that lost its third record, the three others can be told."""
+        torn = make(path)
+        third = [frame for frame in frames(torn.segment) if frame.offset >= torn.begin][2]
+        zero(torn.segment, third.offset, third.offset + third.length)
+
+        assert wal.plan_repair(path).records_cut == 3
+
+    def test_the_name_of_the_copy_is_a_new_one(self, path: Path) -> None:
+        """A copy of an earlier repair at the same place is kept, and the plan knows it."""
+        torn = make(path)
+        data = torn.segment.read_bytes()
+        zero(torn.segment, torn.begin + 8, torn.end)
+        first = wal.repair(path).backup
+        torn.segment.write_bytes(data)
+        zero(torn.segment, torn.begin + 8, torn.end)
+
+        plan = wal.plan_repair(path)
+
+        assert first is not None
+        assert plan.backup not in (None, first)
+        assert wal.repair(path).backup == plan.backup
+
+    @pytest.mark.parametrize("cut", [True, False])
+    def test_confirm_decides(self, cut: bool, path: Path) -> None:
+        """It is asked once, under the lock, with the plan; a no changes nothing."""
+        torn = make(path)
+        zero(torn.segment, torn.begin + 8, torn.end)
+        before = tree(path)
+        expected = wal.plan_repair(path)
+        asked: list[wal.RepairPlan] = []
+
+        def confirm(plan: wal.RepairPlan) -> bool:
+            asked.append(plan)
+            with pytest.raises(wal.WALLockedError):
+                wal.repair(path)
+            assert tree(path) == before
+            return cut
+
+        report = wal.repair(path, confirm=confirm)
+
+        assert asked == [expected]
+        assert (report.backup is not None) == cut
+        assert (tree(path) == before) == (not cut)
+
+    def test_confirm_may_raise(self, path: Path) -> None:
+        """Then the log is as it was, and not locked."""
+        torn = make(path)
+        zero(torn.segment, torn.begin + 8, torn.end)
+        before = tree(path)
+
+        def confirm(plan: wal.RepairPlan) -> bool:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            wal.repair(path, confirm=confirm)
+
+        assert tree(path) == before
+        assert wal.repair(path).backup is not None
+
+    def test_a_log_in_order_is_no_question(self, path: Path) -> None:
+        """``confirm`` is asked about cuts alone."""
+        make(path)
+
+        assert wal.repair(path, confirm=lambda plan: bool(1 / 0)).backup is None

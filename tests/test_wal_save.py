@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
@@ -23,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import wal
 from logs import SMALL, Disk, frames, in_child, indexes, read, segments, tree, types, untouched
-from wal import CommitState, Entry, RecordType, SnapshotMarker, _encoder
+from wal import CommitState, Entry, RecordType, SnapshotMarker
 from wal._crc32c import extend
 from wal._frame import HEADER
 from wal._marks import Mark, mark_of
@@ -1125,17 +1124,3 @@ class LogAgainstModel(RuleBasedStateMachine):
 
 LogAgainstModel.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
 TestLogAgainstModel = LogAgainstModel.TestCase
-
-
-@pytest.mark.parametrize(("seconds", "lines"), [(0.9, 0), (1.1, 1), (30, 1)])
-def test_a_slow_sync_is_logged(
-    log: wal.WAL, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, seconds: float, lines: int
-) -> None:
-    """R28: once for each, with how long it took."""
-    clock = iter((100.0, 100.0 + seconds) * 2)
-    monkeypatch.setattr(_encoder, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-
-    for index in (1, 2):
-        log.save_entry([Entry(index)])
-
-    assert [f"{seconds:.1f} seconds" in line for line in caplog.messages] == [True] * 2 * lines

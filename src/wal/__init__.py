@@ -20,7 +20,8 @@ Applications use the default records, ``Entry``, ``CommitState`` and ``SnapshotM
 ``HardState`` and ``Snapshot`` and register their classes in a ``RecordRegistry``.
 
 ``WALReader`` reads beside a live writer; ``verify``, ``valid_snapshots`` and ``repair`` work on a directory.
-``wal.etcd`` has the record types of an etcd member. Events are logged to the logger ``wal``.
+``wal.etcd`` has the record types of an etcd member. Events are logged to the logger ``wal``; an ``Observer`` is told
+numbers, and ``wal.prometheus`` has one.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ from ._files import FileSystem
 from ._follow import Follower
 from ._frame import RecordType
 from ._memory import MemoryStorage
+from ._observer import GroupCommit, Observer, RepairReport, SegmentCut, SnapshotSave
 from ._purge import purge
 from ._reader import VerifyReport, WALReader, valid_snapshots, verify
 from ._records import (
@@ -75,11 +77,13 @@ from ._records import (
     register_record,
 )
 from ._recovery import ReadWAL, read_wal
-from ._repair import RepairReport, repair
+from ._repair import RepairPlan, plan_repair, repair
 from ._replay import LogContents, LogRecord
+from ._salvage import RawRecord, raw_records
 from ._segments import exists
 from ._snapshotter import SnapshotData, Snapshotter
 from ._storage import EntrySource, Storage
+from ._survey import LogSurvey, SegmentSurvey, survey
 from ._turns import PendingSave
 from ._wal import WAL
 
@@ -95,17 +99,21 @@ __all__ = [
     "FileStorage",
     "FileSystem",
     "Follower",
+    "GroupCommit",
     "HardState",
     "IndexGapError",
     "IndexOrderError",
     "LogContents",
     "LogEntry",
     "LogRecord",
+    "LogSurvey",
     "MemoryStorage",
     "MetadataConflictError",
     "NoSnapshotError",
     "NotReadError",
+    "Observer",
     "PendingSave",
+    "RawRecord",
     "ReadWAL",
     "Record",
     "RecordDecodeError",
@@ -113,14 +121,18 @@ __all__ = [
     "RecordType",
     "RecordTypeError",
     "Recovered",
+    "RepairPlan",
     "RepairReport",
     "Retention",
+    "SegmentCut",
     "SegmentGapError",
+    "SegmentSurvey",
     "Snapshot",
     "SnapshotData",
     "SnapshotMarker",
     "SnapshotNotFoundError",
     "SnapshotOutOfDateError",
+    "SnapshotSave",
     "Snapshotter",
     "Storage",
     "TornWriteError",
@@ -140,24 +152,24 @@ __all__ = [
     "etcd",
     "exists",
     "open_storage",
+    "plan_repair",
     "purge",
+    "raw_records",
     "read_wal",
     "register_record",
     "repair",
+    "survey",
     "valid_snapshots",
     "verify",
 ]
 
-__compiled__ = _build.COMPILED
+__compiled__: bool = _build.COMPILED
 """Whether the loops over records run compiled."""
 
 for _name in __all__:
     # Tracebacks, reprs and pickles show the name that users import, not the module that it is written in.
     if hasattr(_public := globals()[_name], "__module__"):
-        try:
-            _public.__module__ = __name__
-        except AttributeError:  # a bound method (register_record)
-            continue
+        _public.__module__ = __name__
 del _name, _public
 
 logging.getLogger("wal").addHandler(logging.NullHandler())

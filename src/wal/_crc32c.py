@@ -95,5 +95,6 @@ def warn_if_slow() -> None:
     """Log one warning per process if checksums are computed in pure Python."""
     if _backend.endswith("(pure Python)"):
         logging.getLogger("wal").warning(
-            "CRC-32C runs in pure Python at about 10 MB/s; install wal[fast] for several GB/s"
+            "CRC-32C runs in pure Python at about 10 MB/s; install wal[fast] for several GB/s",
+            extra={"wal_event": "slow_crc"},
         )

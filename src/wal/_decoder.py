@@ -178,12 +178,12 @@ class Decoder:
         self.directory = directory
         self._names = names
         self.tail: TornWriteError | None = None
-        self.name = names[0]
-        self.path = directory / str(self.name)
+        self.name: SegmentName = names[0]
+        self.path: Path = directory / str(self.name)
         # The chain begins with 0 in the very first segment; a later one's head says how far it is.
-        self.position = Position(0, 0 if names[0].sequence == 0 else None, None)
-        self.head_complete = False
-        self.bytes = 0
+        self.position: Position = Position(0, 0 if names[0].sequence == 0 else None, None)
+        self.head_complete: bool = False
+        self.bytes: int = 0
 
     def __iter__(self) -> Iterator[tuple[Path, Run]]:
         """Yield segments' paths with frames of whole saves in them."""

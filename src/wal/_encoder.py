@@ -21,10 +21,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from ._build import COMPILED
 from ._files import File
 from ._frame import Payload
+from ._notices import Notices
 from ._stamp import Stamp, encode_stamp, stamp_offset, stamp_reach
 
 if COMPILED:
@@ -36,9 +38,6 @@ __all__ = ["Encoder"]
 
 _logger = logging.getLogger("wal")
 
-SLOW_SYNC_S = 1.0
-"""A sync that takes longer is logged; etcd warns from the same time on."""
-
 _SMALL = 128
 """Zeros are written ahead if so many writes like this one fit into them: then less than one in a hundred brings any."""
 
@@ -48,23 +47,33 @@ class Encoder:
     Appends saves to one segment from ``offset`` on, where the CRC chain is ``crc`` and all is synced.
 
     Args:
+        notices: Where slow syncs are noted.
         zero_ahead: How far to write zeros ahead, in bytes, within the file; 0: not at all.
         stamped: Whether there is a stamp close behind.
     """
 
     def __init__(
-        self, file: File, *, offset: int, crc: int, save_marks: bool, zero_ahead: int, stamped: bool = False
+        self,
+        file: File,
+        *,
+        offset: int,
+        crc: int,
+        save_marks: bool,
+        zero_ahead: int,
+        notices: Notices,
+        stamped: bool = False,
     ) -> None:
         self.file = file
-        self.offset = offset
-        self.crc = crc
-        self.synced = True
+        self.offset: int = offset
+        self.crc: int = crc
+        self.synced: bool = True
         self._save_marks = save_marks
         self._zero_ahead = zero_ahead
         self._zeroed = offset
         """Up to here the blocks are in use."""
         self._reserved = file.size() if zero_ahead else 0
         self._stamped = stamped
+        self._notices = notices
 
     def write(self, saves: Sequence[Sequence[Payload]]) -> None:
         """Hand a group of saves to the system. When this returns, they survive the process, not yet the machine."""
@@ -84,14 +93,22 @@ class Encoder:
             self._zeroed = max(end, min(end + self._zero_ahead, self._reserved))
         return data + bytes(self._zeroed - end)
 
-    def sync(self) -> None:
-        """Make every save so far durable. When this returns, they survive a power cut."""
-        started = time.monotonic()
-        self.file.fs.fdatasync(self.file.fd)
-        self.synced = True
-        seconds = time.monotonic() - started
-        if seconds > SLOW_SYNC_S:
-            _logger.warning("%s: a sync took %.1f seconds; saves wait for the disk", self.file.path, seconds)
+    def sync(self) -> float:
+        """
+        Make every save so far durable. When this returns, they survive a power cut.
+
+        Returns:
+            How long it took, in seconds. If that is slow it is noted, even if the sync has failed.
+        """
+        started = time.perf_counter()
+        try:
+            self.file.fs.fdatasync(self.file.fd)
+            self.synced = True
+        finally:
+            seconds = time.perf_counter() - started
+            if seconds > self._notices.slow_sync_s:
+                self._notices.note(_log_slow_sync, self.file.path, seconds)
+        return seconds
 
     def stamp(self) -> None:
         """
@@ -104,3 +121,12 @@ class Encoder:
         self.file.write(encode_stamp(Stamp(self.offset, self.crc)), stamp_offset(self.offset))
         self._stamped = True
         self.file.fs.fdatasync(self.file.fd)
+
+
+def _log_slow_sync(path: Path, seconds: float) -> None:
+    _logger.warning(
+        "%s: a sync took %.3f seconds; saves wait for the disk",
+        path,
+        seconds,
+        extra={"wal_event": "slow_sync", "wal_path": str(path), "wal_seconds": seconds},
+    )

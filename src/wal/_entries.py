@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any, Generic
 
 from ._build import COMPILED
 from ._crc32c import extend
@@ -21,7 +22,7 @@ from ._errors import CompactedError, CorruptionError, CRCMismatchError, Unavaila
 from ._files import READ, File, FileSystem
 from ._frame import ALIGNMENT, HEADER, MAX_RECORD_BYTES, PREFIX_BYTES, RecordType, frame_bytes, parse_record
 from ._marks import mark_of
-from ._records import Entry, LogEntry
+from ._records import Entry, EntryT, EntryT_co
 from ._replay import Replay, beside_a_purge, unmarshal
 from ._storage import limited
 from ._walk import LANES, Run
@@ -42,7 +43,7 @@ Limit = tuple[int, int]
 """The sequence number of a segment, and an offset in it."""
 
 
-class EntryReader:
+class EntryReader(Generic[EntryT_co]):
     """
     Reads entries of a log from disk. Any thread may use it.
 
@@ -51,13 +52,13 @@ class EntryReader:
         begin: Begins a live walk over the log that notes where entries stand.
     """
 
-    def __init__(self, fs: FileSystem, begin: Callable[[], Replay]) -> None:
+    def __init__(self, fs: FileSystem, begin: Callable[[], Replay[EntryT_co, Any, Any]]) -> None:
         self._fs = fs
         self._begin = begin
-        self._replay: Replay | None = None
+        self._replay: Replay[EntryT_co, Any, Any] | None = None
         self._lock = threading.Lock()
 
-    def go_on_behind(self, replay: Replay) -> None:
+    def go_on_behind(self, replay: Replay[EntryT_co, Any, Any]) -> None:
         """Take over a walk that has come to the log's end."""
         replay.go_live()
         with self._lock:
@@ -80,7 +81,7 @@ class EntryReader:
         with self._lock:
             return _index_of(self._caught_up(None)).last
 
-    def entries(self, lo: int, hi: int, max_size: int | None = None, limit: Limit | None = None) -> list[LogEntry]:
+    def entries(self, lo: int, hi: int, max_size: int | None = None, limit: Limit | None = None) -> list[EntryT_co]:
         """Return the entries from ``lo`` up to, and without, ``hi``; see ``EntrySource``."""
         if lo > hi:
             raise ValueError(f"entries from {lo} to {hi} are none")
@@ -97,10 +98,10 @@ class EntryReader:
                 except WALNotFoundError as error:
                     index.forget(error.path)
 
-    def _caught_up(self, limit: Limit | None) -> Replay:
+    def _caught_up(self, limit: Limit | None) -> Replay[EntryT_co, Any, Any]:
         """Walk what was written since the last time, up to a limit."""
 
-        def catch_up() -> Replay:
+        def catch_up() -> Replay[EntryT_co, Any, Any]:
             replay, self._replay = self._replay, None
             first_time = replay is None
             if replay is None:
@@ -117,7 +118,7 @@ class EntryReader:
 
         return beside_a_purge(catch_up)
 
-    def _fetch(self, index: EntryIndex, lo: int, hi: int, cls: type[LogEntry]) -> Iterator[LogEntry]:
+    def _fetch(self, index: EntryIndex, lo: int, hi: int, cls: type[EntryT]) -> Iterator[EntryT]:
         while lo < hi:
             path, before = index.find(lo)
             here = path
@@ -141,15 +142,15 @@ class EntryReader:
             raise WALNotFoundError(path, "the segment was purged") from None
 
 
-def _index_of(replay: Replay) -> EntryIndex:
+def _index_of(replay: Replay[Any, Any, Any]) -> EntryIndex:
     assert replay.index is not None, "the walk notes where entries stand"
     return replay.index
 
 
-def _unmarshal(cls: type[LogEntry], values: list[bytes], first: int, path: Path, near: int) -> Sequence[LogEntry]:
+def _unmarshal(cls: type[EntryT], values: list[bytes], first: int, path: Path, near: int) -> Sequence[EntryT]:
     """Return the entries with these data, whose indexes are ``first`` and those that follow it."""
     if cls is Entry and len(values) > 1:
-        entries = unmarshal_entries(values, first)
+        entries: list[Any] | None = unmarshal_entries(values, first)
         if entries is not None:
             return entries
     found = [unmarshal(cls, value, path, near) for value in values]

@@ -35,7 +35,7 @@ class EntryIndex:
     """
 
     def __init__(self, first: int) -> None:
-        self.first = first
+        self.first: int = first
         self.segments: list[Path] = []
         self._begins: list[int] = []  # the place at which each of them begins
         self._places = array("Q")

@@ -305,19 +305,19 @@ class WALEnvironmentError(WALError):
 class WALExistsError(WALEnvironmentError, FileExistsError):
     """The directory already has a log; open it, or create in another directory."""
 
-    errno = errno.EEXIST
+    errno: int = errno.EEXIST
 
 
 class WALNotFoundError(WALEnvironmentError, FileNotFoundError):
     """The directory has no log."""
 
-    errno = errno.ENOENT
+    errno: int = errno.ENOENT
 
 
 class WALLockedError(WALEnvironmentError, BlockingIOError):
     """Another writer (a thread, a process, or a program in Go) has the log open."""
 
-    errno = errno.EAGAIN
+    errno: int = errno.EAGAIN
 
 
 class WALFailedError(WALEnvironmentError):

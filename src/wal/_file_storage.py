@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Generic, NamedTuple, Self
 
 from ._errors import (
     CorruptionError,
@@ -36,14 +36,26 @@ from ._errors import (
     WALNotFoundError,
 )
 from ._files import OPERATING_SYSTEM, FileSystem, make_directories, real_path, remove_directories
+from ._notices import SLOW_SYNC_S
+from ._observer import Observer, RepairReport
 from ._purge import remove_segments
 from ._reader import valid_snapshots
-from ._records import HardState, LogEntry, RecordRegistry, Snapshot
+from ._records import (
+    EntryT,
+    EntryT_co,
+    HardState,
+    RecordRegistry,
+    Snapshot,
+    SnapshotT,
+    SnapshotT_co,
+    StateT,
+    StateT_co,
+    parametrized,
+)
 from ._recovery import ReadWAL, read_wal
-from ._repair import RepairReport
 from ._segments import exists
 from ._snapshotter import SnapshotData, Snapshotter
-from ._wal import MAX_RECORD_BYTES, SEGMENT_SIZE, WAL, ZERO_AHEAD_BYTES
+from ._wal import MAX_RECORD_BYTES, SEGMENT_SIZE, WAL, ZERO_AHEAD_BYTES, CreateOptions
 
 __all__ = ["FileStorage", "Recovered", "Retention", "open_storage"]
 
@@ -66,7 +78,8 @@ class Retention:
             raise ValueError(f"at least one snapshot and no negative number of segments can be kept, not {self}")
 
 
-class Recovered(NamedTuple):
+@parametrized
+class Recovered(NamedTuple, Generic[EntryT_co, StateT_co]):
     """
     What a storage held when it was opened.
 
@@ -81,13 +94,14 @@ class Recovered(NamedTuple):
 
     snapshot: SnapshotData | None
     metadata: bytes
-    state: HardState
-    entries: list[LogEntry]
+    state: StateT_co
+    entries: list[EntryT_co]
     repaired: RepairReport | None
     skipped: tuple[CorruptionError, ...]
 
 
-class FileStorage:
+@parametrized
+class FileStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     """
     A log and a snapshotter, kept in step. It is a ``Storage[SnapshotData]``.
 
@@ -102,7 +116,7 @@ class FileStorage:
 
     def __init__(
         self,
-        log: WAL,
+        log: WAL[EntryT_co, StateT_co, SnapshotT_co],
         snapshotter: Snapshotter,
         *,
         markers: Iterable[Snapshot] = (),
@@ -118,7 +132,7 @@ class FileStorage:
 
     # ---------------------------------------------------------------------------------------------- save
 
-    def save(self, state: HardState | None, entries: Iterable[LogEntry] | None) -> None:
+    def save(self, state: StateT_co | None, entries: Iterable[EntryT_co] | None) -> None:
         """
         Append entries and the hard state as one save; see ``WAL.save``.
 
@@ -135,15 +149,15 @@ class FileStorage:
                 state.committed, newest, f"the state commits {state.committed}, the newest snapshot covers {newest}"
             )
 
-    def save_entry(self, entries: Iterable[LogEntry]) -> None:
+    def save_entry(self, entries: Iterable[EntryT_co]) -> None:
         """Append entries; see ``WAL.save``."""
         self._log.save_entry(entries)
 
-    def save_state(self, state: HardState) -> None:
+    def save_state(self, state: StateT_co) -> None:  # type: ignore[misc]  # covariant, see _records
         """Append the hard state: ``save(state, None)``."""
         self.save(state, None)
 
-    def save_snap(self, snapshot: SnapshotData, marker: Snapshot | None = None) -> None:
+    def save_snap(self, snapshot: SnapshotData, marker: SnapshotT_co | None = None) -> None:
         """
         Save a snapshot: first its file, then its marker in the log.
 
@@ -194,10 +208,10 @@ class FileStorage:
                 f"a snapshot of index {index} covers more than is committed, {committed}; save the new state first",
             )
 
-    def _marker(self, index: int) -> Snapshot:
+    def _marker(self, index: int) -> SnapshotT_co:
         cls: Any = self._log.registry.snapshot
         try:
-            marker: Snapshot = cls(index=index)
+            marker: SnapshotT_co = cls(index=index)
         except TypeError as error:
             raise RecordTypeError(
                 f"{cls.__qualname__} cannot be made from an index alone ({error}); pass marker="
@@ -219,6 +233,7 @@ class FileStorage:
             OSError: The system refused to remove a file. What is left is in order.
         """
         self._log._check_process()
+        removed: list[str] = []
         with self._lock:
             self._log._check_usable()
             oldest = self._oldest_kept_locked(snapshot.index)
@@ -229,9 +244,10 @@ class FileStorage:
             self._snapshotter.release_dbs(oldest)
             if self._retention is not None:
                 self._snapshotter.release(oldest)
-                remove_segments(self._fs, self._log.path, oldest, keep=self._retention.segments)
+                removed = remove_segments(self._fs, self._log.path, oldest, keep=self._retention.segments)
                 self._markers = {index: marker for index, marker in self._markers.items() if index >= oldest}
                 self._intact &= self._markers.keys()
+        self._log._tell_purged(removed)
 
     def _oldest_kept_locked(self, index: int) -> int | None:
         """Return the oldest of the snapshots to keep that are not newer than ``index``; ``None`` if there is none."""
@@ -254,11 +270,11 @@ class FileStorage:
         """Close the log; see ``WAL.close``. A second call does nothing."""
         self._log.close()
 
-    def entry(self, index: int) -> LogEntry:
+    def entry(self, index: int) -> EntryT_co:
         """Return one entry, read from the log; see ``WAL.entry``."""
         return self._log.entry(index)
 
-    def entries(self, lo: int, hi: int, max_size: int | None = None) -> list[LogEntry]:
+    def entries(self, lo: int, hi: int, max_size: int | None = None) -> list[EntryT_co]:
         """
         Return the entries from ``lo`` up to, and without, ``hi``, read from the log; see ``WAL.entries``.
 
@@ -272,7 +288,7 @@ class FileStorage:
     # ---------------------------------------------------------------------------------------- properties
 
     @property
-    def log(self) -> WAL:
+    def log(self) -> WAL[EntryT_co, StateT_co, SnapshotT_co]:
         """The log."""
         return self._log
 
@@ -287,7 +303,7 @@ class FileStorage:
         return self._log.metadata
 
     @property
-    def state(self) -> HardState:
+    def state(self) -> StateT_co:
         """The last hard state saved, or the registered class's ``empty()``."""
         return self._log.state
 
@@ -317,7 +333,7 @@ def open_storage(
     path: str | os.PathLike[str],
     metadata: bytes = b"",
     *,
-    registry: RecordRegistry | None = None,
+    registry: RecordRegistry[EntryT, StateT, SnapshotT] | None = None,
     retention: Retention | None = Retention(),
     segment_size: int = SEGMENT_SIZE,
     sync: bool = True,
@@ -325,8 +341,10 @@ def open_storage(
     max_record_bytes: int = MAX_RECORD_BYTES,
     zero_ahead_bytes: int = ZERO_AHEAD_BYTES,
     index_entries: bool = False,
+    slow_sync_s: float | None = SLOW_SYNC_S,
+    observer: Observer | None = None,
     fs: FileSystem = OPERATING_SYSTEM,
-) -> tuple[FileStorage, Recovered]:
+) -> tuple[FileStorage[EntryT, StateT, SnapshotT], Recovered[EntryT, StateT]]:
     """
     Open a storage after whatever happened to it, or make it.
 
@@ -343,6 +361,8 @@ def open_storage(
         max_record_bytes: As for ``WAL.create``.
         zero_ahead_bytes: As for ``WAL.create``.
         index_entries: As for ``WAL.open``.
+        slow_sync_s: As for ``WAL.create``.
+        observer: Who is told what the log does, and the snapshots, or ``None``.
         fs: The file system to work on.
 
     Returns:
@@ -358,14 +378,16 @@ def open_storage(
     """
     directory = real_path(path)
     log_path = directory / "wal"
-    snapshotter = Snapshotter(directory / "snap", fs=fs)
-    options: dict[str, Any] = {
+    snapshotter = Snapshotter(directory / "snap", observer=observer, fs=fs)
+    options: CreateOptions[EntryT, StateT, SnapshotT] = {
         "registry": registry,
         "segment_size": segment_size,
         "sync": sync,
         "save_marks": save_marks,
         "max_record_bytes": max_record_bytes,
         "zero_ahead_bytes": zero_ahead_bytes,
+        "slow_sync_s": slow_sync_s,
+        "observer": observer,
         "fs": fs,
     }
     if not exists(log_path, fs=fs):
@@ -382,7 +404,7 @@ def open_storage(
             remove_directories(fs, made)
             raise
         else:
-            nothing = Recovered(None, log.metadata, log.state, [], None, ())
+            nothing: Recovered[EntryT, StateT] = Recovered(None, log.metadata, log.state, [], None, ())
             return FileStorage(log, snapshotter, retention=retention), nothing
     markers, snapshot, opened = _recover(log_path, snapshotter, options, index_entries=index_entries)
     try:
@@ -404,8 +426,13 @@ def open_storage(
 
 
 def _recover(
-    path: Path, snapshotter: Snapshotter, options: dict[str, Any], *, index_entries: bool, attempts: int = 3
-) -> tuple[list[Snapshot], SnapshotData | None, ReadWAL]:
+    path: Path,
+    snapshotter: Snapshotter,
+    options: CreateOptions[EntryT, StateT, SnapshotT],
+    *,
+    index_entries: bool,
+    attempts: int = 3,
+) -> tuple[list[SnapshotT], SnapshotData | None, ReadWAL[EntryT, StateT, SnapshotT]]:
     """Choose the newest intact snapshot that the log knows, and open the log there."""
     fs, registry = options["fs"], options["registry"]
     while True:

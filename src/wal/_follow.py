@@ -11,12 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self
 
 from ._decoder import Position
 from ._errors import CompactedError, WALNotFoundError
 from ._files import FileSystem
 from ._frame import RecordType
+from ._records import EntryT_co, SnapshotT_co, StateT_co, parametrized
 from ._replay import LogRecord, Replay
 from ._segments import exists
 from ._watch import Watch
@@ -35,7 +36,8 @@ POLL_S = 0.01
 BATCH_RECORDS = 1024
 
 
-class Follower:
+@parametrized
+class Follower(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     """
     The records of a log, and those that are still to come; ``WALReader.follow`` returns it.
 
@@ -46,13 +48,20 @@ class Follower:
     log may end before it.
     """
 
-    def __init__(self, fs: FileSystem, watch: Watch, replay: Replay, *, skip_to_start: bool) -> None:
+    def __init__(
+        self,
+        fs: FileSystem,
+        watch: Watch,
+        replay: Replay[EntryT_co, StateT_co, SnapshotT_co],
+        *,
+        skip_to_start: bool,
+    ) -> None:
         self._fs = fs
         self._watch = watch
         self._replay = replay
         self._skipping = skip_to_start
-        self._walk: Iterator[LogRecord] | None = None
-        self._batch: Iterator[LogRecord] = iter(())
+        self._walk: Iterator[LogRecord[EntryT_co, StateT_co, SnapshotT_co]] | None = None
+        self._batch: Iterator[LogRecord[EntryT_co, StateT_co, SnapshotT_co]] = iter(())
         self._failure: BaseException | None = None
         self._stopped = False
         self._looked = self._moved = time.monotonic()
@@ -61,7 +70,7 @@ class Follower:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> LogRecord:
+    def __next__(self) -> LogRecord[EntryT_co, StateT_co, SnapshotT_co]:
         """
         Wait for the next record.
 
@@ -108,12 +117,12 @@ class Follower:
         """How many seconds to wait before the next look, whatever has changed."""
         return max(0.0, self._looked + PACE_S - time.monotonic())
 
-    def _look(self) -> list[LogRecord]:
+    def _look(self) -> list[LogRecord[EntryT_co, StateT_co, SnapshotT_co]]:
         """Return some of the records that are there, without waiting; none if there are no more now."""
         if self._failure is not None:
             raise self._failure
         self._looked = time.monotonic()
-        records: list[LogRecord] = []
+        records: list[LogRecord[EntryT_co, StateT_co, SnapshotT_co]] = []
         try:
             self._take(records)
             if records:
@@ -130,7 +139,7 @@ class Follower:
             raise
         return records
 
-    def _take(self, records: list[LogRecord]) -> None:
+    def _take(self, records: list[LogRecord[EntryT_co, StateT_co, SnapshotT_co]]) -> None:
         if self._walk is None:
             self._walk = iter(self._replay)
         start = self._replay.start or 0

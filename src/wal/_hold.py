@@ -17,6 +17,7 @@ from ._errors import WALLockedError, WALNotFoundError
 from ._files import CREATE, READ_WRITE, File, FileSystem, open_directory
 from ._frame import Payload, aligned
 from ._names import SegmentName, is_temporary, select
+from ._notices import Notices
 
 __all__ = ["Hold"]
 
@@ -98,6 +99,7 @@ class Hold:
         segment_size: int,
         save_marks: bool,
         zero_ahead: int,
+        notices: Notices,
     ) -> Encoder:
         """
         Make a segment with this head and take it as the new tail.
@@ -109,7 +111,7 @@ class Hold:
         try:
             self.fs.lock(file.fd)
             self.fs.allocate(file.fd, aligned(segment_size))
-            encoder = Encoder(file, offset=0, crc=crc, save_marks=save_marks, zero_ahead=zero_ahead)
+            encoder = Encoder(file, offset=0, crc=crc, save_marks=save_marks, zero_ahead=zero_ahead, notices=notices)
             encoder.write([head])
             self.fs.fsync(file.fd)
             encoder.synced = True

@@ -41,7 +41,7 @@ class LiveDecoder:
         self._fs = fs
         self._directory = directory
         self.limit: tuple[int, int] | None = None
-        self.bytes = 0
+        self.bytes: int = 0
         self._enter(names[0], 0 if names[0].sequence == 0 else None)
 
     @classmethod
@@ -52,9 +52,9 @@ class LiveDecoder:
         return live
 
     def _enter(self, name: SegmentName, crc: int | None) -> None:
-        self.name = name
-        self.path = self._directory / str(name)
-        self.position = Position(0, crc, None)
+        self.name: SegmentName = name
+        self.path: Path = self._directory / str(name)
+        self.position: Position = Position(0, crc, None)
 
     def __iter__(self) -> Iterator[tuple[Path, Run]]:
         """

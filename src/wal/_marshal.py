@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 from itertools import islice
+from typing import Any
 
 from ._build import COMPILED
 from ._errors import EntryTooLargeError, IndexOrderError, RecordTypeError
@@ -36,6 +37,8 @@ class Marshaller:
         registry: The classes that records must be of, taken over as they are now; ``None``: the process-wide ones.
         max_record_bytes: The longest marshalled record that is taken.
     """
+
+    registry: RecordRegistry[Any, Any, Any]
 
     def __init__(self, registry: RecordRegistry | None, max_record_bytes: int) -> None:
         if operator.index(max_record_bytes) < 1:
@@ -75,7 +78,7 @@ class Marshaller:
             records.append((_ENTRY, data))
             expected = index + 1
 
-    def state(self, state: HardState) -> tuple[HardState, bytes]:
+    def state(self, state: HardState) -> tuple[Any, bytes]:
         """Return a copy of the state, which its owner cannot change, and its bytes."""
         data = self._payload(state, self.registry.state)
         return self.registry.state.unmarshal(data), data

@@ -11,16 +11,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any, Generic
 
 from ._errors import CompactedError, IndexOrderError, SnapshotOutOfDateError, UnavailableError
-from ._records import DEFAULT_REGISTRY, HardState, LogEntry, RecordRegistry
+from ._records import DEFAULT_REGISTRY, EntryT, RecordRegistry, StateT, parametrized
 from ._snapshotter import SnapshotData
 from ._storage import limited
 
 __all__ = ["MemoryStorage"]
 
 
-class MemoryStorage:
+@parametrized
+class MemoryStorage(Generic[EntryT, StateT]):
     """
     A log in memory, contiguous at any time. All methods may be called from any thread.
 
@@ -35,21 +37,22 @@ class MemoryStorage:
         registry: Says what the hard state is before any was set; by default the process-wide one.
     """
 
-    def __init__(self, *, registry: RecordRegistry | None = None) -> None:
+    def __init__(self, *, registry: RecordRegistry[EntryT, StateT, Any] | None = None) -> None:
+        classes: RecordRegistry[Any, Any, Any] = registry or DEFAULT_REGISTRY
         self._lock = threading.Lock()
-        self._state = (registry or DEFAULT_REGISTRY).state.empty()
+        self._state: StateT = classes.state.empty()
         self._snapshot = SnapshotData(0)
         self._compacted = 0  # the index before the first entry
         self._last = 0
-        self._entries: dict[int, LogEntry] = {}
+        self._entries: dict[int, EntryT] = {}
 
     @property
-    def hard_state(self) -> HardState:
+    def hard_state(self) -> StateT:
         """The last hard state that was set, or the registered class's ``empty()``."""
         with self._lock:
             return self._state
 
-    def set_hard_state(self, state: HardState) -> None:
+    def set_hard_state(self, state: StateT) -> None:
         """Set the hard state."""
         with self._lock:
             self._state = state
@@ -72,7 +75,7 @@ class MemoryStorage:
         with self._lock:
             return self._last
 
-    def entries(self, lo: int, hi: int, max_size: int | None = None) -> list[LogEntry]:
+    def entries(self, lo: int, hi: int, max_size: int | None = None) -> list[EntryT]:
         """
         Return the entries from ``lo`` up to, and without, ``hi``.
 
@@ -94,7 +97,7 @@ class MemoryStorage:
             self._check_there_locked(hi - 1)
             return limited(map(self._entries.__getitem__, range(lo, hi)), max_size)
 
-    def entry(self, index: int) -> LogEntry:
+    def entry(self, index: int) -> EntryT:
         """
         Return one entry.
 
@@ -103,7 +106,7 @@ class MemoryStorage:
         """
         return self.entries(index, index + 1)[0]
 
-    def append(self, entries: Iterable[LogEntry]) -> None:
+    def append(self, entries: Iterable[EntryT]) -> None:
         """
         Append entries with consecutive indexes. The first one takes the place of all from its index on.
 
@@ -129,7 +132,7 @@ class MemoryStorage:
                 )
             self._append_locked(new)
 
-    def apply_snapshot(self, snapshot: SnapshotData, entries: Iterable[LogEntry] = ()) -> None:
+    def apply_snapshot(self, snapshot: SnapshotData, entries: Iterable[EntryT] = ()) -> None:
         """
         Take a snapshot, and the entries behind it, in the place of everything. Nothing is changed if this raises.
 
@@ -141,7 +144,7 @@ class MemoryStorage:
             SnapshotOutOfDateError: The present snapshot covers as much.
             IndexOrderError: The entries leave a gap.
         """
-        fresh = MemoryStorage()
+        fresh: MemoryStorage[EntryT, StateT] = MemoryStorage()
         fresh._compacted = fresh._last = snapshot.index
         fresh.append(entries)
         with self._lock:
@@ -188,7 +191,7 @@ class MemoryStorage:
                 del self._entries[gone]
             self._compacted = index
 
-    def _append_locked(self, entries: list[LogEntry]) -> None:
+    def _append_locked(self, entries: list[EntryT]) -> None:
         for replaced in range(max(entries[0].index, self._compacted + 1), self._last + 1):
             del self._entries[replaced]
         self._entries.update((entry.index, entry) for entry in entries if entry.index > self._compacted)

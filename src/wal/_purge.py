@@ -93,7 +93,12 @@ def remove_segments(fs: FileSystem, directory: Path, index: int, *, keep: int) -
                     errno.ENOENT, "a segment that is listed is not found", str(directory / str(name))
                 )
         except BlockingIOError:
-            _logger.warning("%s: segment %s is in use; it and later ones are not purged", directory, name)
+            _logger.warning(
+                "%s: segment %s is in use; it and later ones are not purged",
+                directory,
+                name,
+                extra={"wal_event": "segment_in_use", "wal_path": str(directory), "wal_segment": str(name)},
+            )
             break
         # One by one, also behind another purge: a power cut that kept an older segment and took a later one would
         # leave a gap.

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Generic
 
 from ._crc32c import warn_if_slow
 from ._entries import EntryReader
@@ -20,7 +21,8 @@ from ._errors import CompactedError, SnapshotNotFoundError, TornWriteError
 from ._files import OPERATING_SYSTEM, FileSystem, real_path
 from ._follow import Follower
 from ._frame import RecordType
-from ._records import LogEntry, RecordRegistry, Snapshot
+from ._progress import Progress, watched
+from ._records import EntryT, EntryT_co, RecordRegistry, Snapshot, SnapshotT, SnapshotT_co, StateT_co, parametrized
 from ._replay import LogContents, LogRecord, Replay, beside_a_purge
 from ._segments import segments_from
 from ._watch import Watch
@@ -28,7 +30,8 @@ from ._watch import Watch
 __all__ = ["VerifyReport", "WALReader", "valid_snapshots", "verify"]
 
 
-class WALReader:
+@parametrized
+class WALReader(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     """
     A log, to read from.
 
@@ -59,11 +62,11 @@ class WALReader:
         path: str | os.PathLike[str],
         snapshot: Snapshot | None = None,
         *,
-        registry: RecordRegistry | None = None,
+        registry: RecordRegistry[EntryT_co, StateT_co, SnapshotT_co] | None = None,
         fs: FileSystem = OPERATING_SYSTEM,
     ) -> None:
         warn_if_slow()
-        self.path = real_path(path)
+        self.path: Path = real_path(path)
         self.tail: TornWriteError | None = None
         self._fs = fs
         self._start = 0 if snapshot is None else snapshot.index
@@ -71,17 +74,17 @@ class WALReader:
         self._entries = EntryReader(fs, partial(_begin_noting, fs, self.path, self._start, registry))
         segments_from(fs, self.path, self._start)
 
-    def _replay(self) -> Replay:
+    def _replay(self) -> Replay[EntryT_co, StateT_co, SnapshotT_co]:
         self.tail = None
         return Replay(self._fs, self.path, self._start, self._registry)
 
-    def __iter__(self) -> Iterator[LogRecord]:
+    def __iter__(self) -> Iterator[LogRecord[EntryT_co, StateT_co, SnapshotT_co]]:
         """Yield the records; see the class."""
         replay = self._replay()
         yield from replay
         self.tail = replay.tail
 
-    def read_all(self) -> LogContents:
+    def read_all(self) -> LogContents[EntryT_co, StateT_co]:
         """
         Read the whole log into memory.
 
@@ -95,7 +98,7 @@ class WALReader:
         self.tail = contents.tail
         return contents
 
-    def follow(self, index: int | None = None) -> Follower:
+    def follow(self, index: int | None = None) -> Follower[EntryT_co, StateT_co, SnapshotT_co]:
         """
         Return an iterator over the log's records that waits for those to come; see ``Follower``.
 
@@ -145,7 +148,7 @@ class WALReader:
         """The index of the last entry; one less than ``first_index`` if there is none."""
         return self._entries.last_index
 
-    def entry(self, index: int) -> LogEntry:
+    def entry(self, index: int) -> EntryT_co:
         """
         Return one entry; see ``entries``.
 
@@ -154,7 +157,7 @@ class WALReader:
         """
         return self.entries(index, index + 1)[0]
 
-    def entries(self, lo: int, hi: int, max_size: int | None = None) -> list[LogEntry]:
+    def entries(self, lo: int, hi: int, max_size: int | None = None) -> list[EntryT_co]:
         """
         Return the entries from ``lo`` up to, and without, ``hi``, read from disk.
 
@@ -179,7 +182,9 @@ class WALReader:
         return f"<WALReader {str(self.path)!r}>"
 
 
-def _begin_noting(fs: FileSystem, path: Path, start: int, registry: RecordRegistry | None) -> Replay:
+def _begin_noting(
+    fs: FileSystem, path: Path, start: int, registry: RecordRegistry[EntryT, Any, Any] | None
+) -> Replay[EntryT, Any, Any]:
     """Begin a walk where the reader does, or, if that has been purged since, where the log does."""
     begin = partial(Replay, fs, path, registry=registry, live=True, marker=False, noting=True)
     try:
@@ -218,6 +223,7 @@ def verify(
     snapshot: Snapshot | None = None,
     *,
     registry: RecordRegistry | None = None,
+    progress: Progress | None = None,
     fs: FileSystem = OPERATING_SYSTEM,
 ) -> VerifyReport:
     """
@@ -227,6 +233,8 @@ def verify(
         path: The log's directory.
         snapshot: Where to start; by default at the oldest segment that is there.
         registry: The record classes; by default the process-wide ones.
+        progress: Called with ``(bytes_done, bytes_total)`` as the segments are read, some times per megabyte. What
+            it raises ends the call.
         fs: The file system to read from.
 
     Raises:
@@ -237,7 +245,7 @@ def verify(
     """
 
     def report() -> VerifyReport:
-        replay = Replay(fs, directory, None if snapshot is None else snapshot.index, registry)
+        replay = Replay(watched(fs, directory, index, progress), directory, index, registry)
         for _ in replay.skim():
             pass
         return VerifyReport(
@@ -252,15 +260,16 @@ def verify(
 
     warn_if_slow()
     directory = real_path(path)
+    index = None if snapshot is None else snapshot.index
     return beside_a_purge(report)
 
 
 def valid_snapshots(
     path: str | os.PathLike[str],
     *,
-    registry: RecordRegistry | None = None,
+    registry: RecordRegistry[Any, Any, SnapshotT] | None = None,
     fs: FileSystem = OPERATING_SYSTEM,
-) -> list[Snapshot]:
+) -> list[SnapshotT]:
     """
     List the snapshots at which the log can be opened, in the order in which they were saved.
 
@@ -277,15 +286,11 @@ def valid_snapshots(
         WALNotFoundError: There is none.
     """
 
-    def markers() -> list[Snapshot]:
+    def markers() -> list[SnapshotT]:
         replay = Replay(fs, directory, None, registry)
-        found = [record.value for record in replay.skim() if record.type is RecordType.SNAPSHOT]
+        found: list[Any] = [record.value for record in replay.skim() if record.type is RecordType.SNAPSHOT]
         committed = None if replay.state_data is None else replay.state.committed
-        return [
-            marker
-            for marker in found
-            if isinstance(marker, Snapshot) and (committed is None or marker.index <= committed)
-        ]
+        return [marker for marker in found if committed is None or marker.index <= committed]
 
     warn_if_slow()
     directory = real_path(path)

@@ -4,7 +4,7 @@ What applications put into a log: entries, hard states and snapshot markers.
 
 An application subclasses ``LogEntry``, ``HardState`` or ``Snapshot`` and registers the class in a
 ``RecordRegistry``, or uses the default ones below. A log keeps the marshalled bytes only; the registry says
-which class they come back as.
+which class they come back as. Logs, readers and what they return have these classes as their type parameters.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self, TypeVar, overload
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, overload
 
 from ._errors import RecordTypeError
 from ._frame import RecordType
@@ -181,24 +182,92 @@ class SnapshotMarker(Snapshot):
         return cls(*decode_message(data, (UINT,)))
 
 
+# ---------------------------------------------------------------------------------------------- type parameters
+
+if TYPE_CHECKING:
+    # Type parameters that are left out are the base classes (PEP 696), so that ``log: wal.WAL`` is a complete type.
+    from typing_extensions import TypeVar
+else:
+    import typing
+
+    def TypeVar(name, *, default=None, **kinds):  # noqa: ANN001, ANN003, ANN202, ARG001, N802
+        return typing.TypeVar(name, **kinds)  # whose defaults begin with Python 3.13
+
+
+EntryT = TypeVar("EntryT", bound=LogEntry, default=LogEntry)
+StateT = TypeVar("StateT", bound=HardState, default=HardState)
+SnapshotT = TypeVar("SnapshotT", bound=Snapshot, default=Snapshot)
+
+# A log of some classes can stand where one of any is asked for, also for saving: the classes are checked by each save.
+EntryT_co = TypeVar("EntryT_co", bound=LogEntry, default=LogEntry, covariant=True)
+StateT_co = TypeVar("StateT_co", bound=HardState, default=HardState, covariant=True)
+SnapshotT_co = TypeVar("SnapshotT_co", bound=Snapshot, default=Snapshot, covariant=True)
+
+# What can be saved to a storage; its snapshots are of any kind.
+SavedT_contra = TypeVar("SavedT_contra", contravariant=True)
+EntryT_contra = TypeVar("EntryT_contra", bound=LogEntry, default=LogEntry, contravariant=True)
+StateT_contra = TypeVar("StateT_contra", bound=HardState, default=HardState, contravariant=True)
+
+# What a registry has where only some classes are named.
+_EntryT = TypeVar("_EntryT", bound=LogEntry, default=Entry)
+_StateT = TypeVar("_StateT", bound=HardState, default=CommitState)
+_SnapshotT = TypeVar("_SnapshotT", bound=Snapshot, default=SnapshotMarker)
+
 _R = TypeVar("_R", bound=Record)
+_C = TypeVar("_C", bound=type)
 
 
-class RecordRegistry:
+def parametrized(cls: _C) -> _C:
+    """Let type parameters be left out at run time, too, as in ``WAL[Put]``; ``typing`` does from Python 3.13 on."""
+    cls.__class_getitem__ = classmethod(GenericAlias)  # type: ignore[attr-defined]
+    return cls
+
+
+@parametrized
+class RecordRegistry(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     """
     Which class the entries, states and snapshots of a log come back as.
+
+    Classes that are given here are known to type checkers, and so are the records of every log that is opened with
+    the registry; those that are registered later are not.
 
     A registry is a value: a new one starts with the default classes, two with the same classes are equal, and a
     log takes over the classes when it is opened, so registering later does not change it. Registering while
     other threads open logs is safe; each log sees one class or the other.
+
+    Args:
+        entry: The class of entries, a concrete subclass of ``LogEntry``.
+        state: The class of hard states, a concrete subclass of ``HardState``.
+        snapshot: The class of snapshot markers, a concrete subclass of ``Snapshot``.
+
+    Raises:
+        RecordTypeError: A class is not of its kind.
     """
 
-    def __init__(self) -> None:
-        self._classes: dict[RecordType, type[Record]] = {
-            RecordType.ENTRY: Entry,
-            RecordType.STATE: CommitState,
-            RecordType.SNAPSHOT: SnapshotMarker,
-        }
+    @overload
+    def __init__(self: RecordRegistry[LogEntry, HardState, Snapshot]) -> None: ...
+
+    @overload
+    def __init__(
+        self: RecordRegistry[_EntryT, _StateT, _SnapshotT],
+        *,
+        # Not "...", because there are type checkers that take the type of what is left out from here.
+        entry: type[_EntryT] = Entry,  # type: ignore[assignment]
+        state: type[_StateT] = CommitState,  # type: ignore[assignment]
+        snapshot: type[_SnapshotT] = SnapshotMarker,  # type: ignore[assignment]
+    ) -> None: ...
+
+    def __init__(
+        self,
+        *,
+        entry: type[LogEntry] = Entry,
+        state: type[HardState] = CommitState,
+        snapshot: type[Snapshot] = SnapshotMarker,
+    ) -> None:
+        self._classes: dict[RecordType, type[Any]] = {}
+        self._set(RecordType.ENTRY, entry)
+        self._set(RecordType.STATE, state)
+        self._set(RecordType.SNAPSHOT, snapshot)
 
     @overload
     def register(self, type: RecordType, cls: type[_R]) -> type[_R]: ...
@@ -219,6 +288,10 @@ class RecordRegistry:
         """
         if cls is None:
             return lambda decorated: self.register(type, decorated)
+        self._set(type, cls)
+        return cls
+
+    def _set(self, type: RecordType, cls: type[Record]) -> None:
         base = _BASES.get(type)
         if base is None:
             raise RecordTypeError(f"record type {type!r} takes no class; ENTRY, STATE and SNAPSHOT do")
@@ -227,33 +300,32 @@ class RecordRegistry:
         if missing := sorted(cls.__abstractmethods__):
             raise RecordTypeError(f"{cls.__name__} is abstract; it lacks {', '.join(missing)}")
         self._classes[RecordType(type)] = cls
-        return cls
 
     @property
-    def entry(self) -> type[LogEntry]:
+    def entry(self) -> type[EntryT_co]:
         """The class of entries."""
-        return self._classes[RecordType.ENTRY]  # type: ignore[return-value]  # register() checked it
+        return self._classes[RecordType.ENTRY]
 
     @property
-    def state(self) -> type[HardState]:
+    def state(self) -> type[StateT_co]:
         """The class of hard states."""
-        return self._classes[RecordType.STATE]  # type: ignore[return-value]
+        return self._classes[RecordType.STATE]
 
     @property
-    def snapshot(self) -> type[Snapshot]:
+    def snapshot(self) -> type[SnapshotT_co]:
         """The class of snapshot markers."""
-        return self._classes[RecordType.SNAPSHOT]  # type: ignore[return-value]
+        return self._classes[RecordType.SNAPSHOT]
 
-    def copy(self) -> RecordRegistry:
+    def copy(self) -> RecordRegistry[EntryT_co, StateT_co, SnapshotT_co]:
         """Return a registry with the same classes that can be changed on its own."""
-        other = RecordRegistry()
+        other: RecordRegistry[Any, Any, Any] = RecordRegistry()
         other._classes.update(self._classes)
         return other
 
     def __eq__(self, other: object) -> bool:
         return self._classes == other._classes if isinstance(other, RecordRegistry) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]  # it can change
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # it can change
 
     def __repr__(self) -> str:
         names = ", ".join(f"{type.name}={cls.__qualname__}" for type, cls in self._classes.items())
@@ -269,4 +341,15 @@ _BASES: dict[RecordType, type] = {
 
 DEFAULT_REGISTRY = RecordRegistry()
 
-register_record = DEFAULT_REGISTRY.register
+
+@overload
+def register_record(type: RecordType, cls: type[_R]) -> type[_R]: ...
+
+
+@overload
+def register_record(type: RecordType) -> Callable[[type[_R]], type[_R]]: ...
+
+
+def register_record(type: RecordType, cls: type[_R] | None = None) -> type[_R] | Callable[[type[_R]], type[_R]]:
+    """Register a class for the whole process: for every log without a registry; see ``RecordRegistry.register``."""
+    return DEFAULT_REGISTRY.register(type) if cls is None else DEFAULT_REGISTRY.register(type, cls)

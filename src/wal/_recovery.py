@@ -4,17 +4,30 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 from ._errors import TornWriteError
 from ._files import OPERATING_SYSTEM, FileSystem
-from ._records import HardState, LogEntry, RecordRegistry, Snapshot
+from ._notices import SLOW_SYNC_S
+from ._observer import Observer
+from ._records import (
+    EntryT,
+    EntryT_co,
+    RecordRegistry,
+    Snapshot,
+    SnapshotT,
+    SnapshotT_co,
+    StateT,
+    StateT_co,
+    parametrized,
+)
 from ._wal import MAX_RECORD_BYTES, SEGMENT_SIZE, WAL, ZERO_AHEAD_BYTES
 
 __all__ = ["ReadWAL", "read_wal"]
 
 
-class ReadWAL(NamedTuple):
+@parametrized
+class ReadWAL(NamedTuple, Generic[EntryT_co, StateT_co, SnapshotT_co]):
     """
     A log that was read and is ready for appending.
 
@@ -25,25 +38,27 @@ class ReadWAL(NamedTuple):
         entries: The entries behind the snapshot, one after the other.
     """
 
-    wal: WAL
+    wal: WAL[EntryT_co, StateT_co, SnapshotT_co]
     metadata: bytes
-    state: HardState
-    entries: list[LogEntry]
+    state: StateT_co
+    entries: list[EntryT_co]
 
 
 def read_wal(
     path: str | os.PathLike[str],
     snapshot: Snapshot | None = None,
     *,
-    registry: RecordRegistry | None = None,
+    registry: RecordRegistry[EntryT, StateT, SnapshotT] | None = None,
     segment_size: int = SEGMENT_SIZE,
     sync: bool = True,
     save_marks: bool = True,
     max_record_bytes: int = MAX_RECORD_BYTES,
     zero_ahead_bytes: int = ZERO_AHEAD_BYTES,
     index_entries: bool = False,
+    slow_sync_s: float | None = SLOW_SYNC_S,
+    observer: Observer | None = None,
     fs: FileSystem = OPERATING_SYSTEM,
-) -> ReadWAL:
+) -> ReadWAL[EntryT, StateT, SnapshotT]:
     """
     Open a log, read it, and cut off a torn write at its end if there is one.
 
@@ -61,6 +76,8 @@ def read_wal(
         max_record_bytes: As for ``WAL.create``.
         zero_ahead_bytes: As for ``WAL.create``.
         index_entries: As for ``WAL.open``.
+        slow_sync_s: As for ``WAL.create``.
+        observer: As for ``WAL.create``.
         fs: The file system to work on.
 
     Raises:
@@ -80,6 +97,8 @@ def read_wal(
         max_record_bytes=max_record_bytes,
         zero_ahead_bytes=zero_ahead_bytes,
         index_entries=index_entries,
+        slow_sync_s=slow_sync_s,
+        observer=observer,
         fs=fs,
     )
     try:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import compress, repeat
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ._build import COMPILED
 from ._decoder import Decoder, Frame, Position, Run
@@ -34,7 +34,17 @@ from ._errors import (
 from ._files import FileSystem
 from ._frame import RecordType
 from ._live import LiveDecoder
-from ._records import DEFAULT_REGISTRY, Entry, HardState, LogEntry, Record, RecordRegistry, Snapshot
+from ._names import SegmentName
+from ._records import (
+    DEFAULT_REGISTRY,
+    Entry,
+    EntryT_co,
+    Record,
+    RecordRegistry,
+    SnapshotT_co,
+    StateT_co,
+    parametrized,
+)
 from ._segments import segments_from
 
 if COMPILED:
@@ -51,7 +61,8 @@ _IS_ENTRY = bytes(type == _ENTRY for type in range(256))
 _new_tuple = tuple.__new__
 
 
-class LogRecord(NamedTuple):
+@parametrized
+class LogRecord(NamedTuple, Generic[EntryT_co, StateT_co, SnapshotT_co]):
     """
     One record of a log, where it stands.
 
@@ -63,12 +74,13 @@ class LogRecord(NamedTuple):
     """
 
     type: RecordType
-    value: bytes | LogEntry | HardState | Snapshot
+    value: bytes | EntryT_co | StateT_co | SnapshotT_co
     path: Path
     offset: int
 
 
-class LogContents(NamedTuple):
+@parametrized
+class LogContents(NamedTuple, Generic[EntryT_co, StateT_co]):
     """
     What a log holds.
 
@@ -80,12 +92,12 @@ class LogContents(NamedTuple):
     """
 
     metadata: bytes
-    state: HardState
-    entries: list[LogEntry]
+    state: StateT_co
+    entries: list[EntryT_co]
     tail: TornWriteError | None
 
 
-class Replay:
+class Replay(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     """
     Walks the records of a log once; iterate over it, or call ``skim()`` or ``contents()``.
 
@@ -106,31 +118,32 @@ class Replay:
         fs: FileSystem,
         path: Path,
         index: int | None,
-        registry: RecordRegistry | None,
+        registry: RecordRegistry[EntryT_co, StateT_co, SnapshotT_co] | None,
         *,
         live: bool = False,
         marker: bool = True,
         noting: bool = False,
     ) -> None:
-        registry = registry or DEFAULT_REGISTRY
+        classes: RecordRegistry[Any, Any, Any] = registry or DEFAULT_REGISTRY
         # The marker of a snapshot stands in front of what is behind it, maybe in the segment before.
-        self.names = segments_from(fs, path, index if marker or index is None else index + 1)
+        self.names: list[SegmentName] = segments_from(fs, path, index if marker or index is None else index + 1)
         self.decoder: Decoder | LiveDecoder = (LiveDecoder if live else Decoder)(fs, path, self.names)
         self.start = index
         self.metadata: bytes | None = None
-        self.state = registry.state.empty()
+        self.state: StateT_co = classes.state.empty()
         self.state_data: bytes | None = None
-        self.records = 0
-        self.entries = 0
+        self.records: int = 0
+        self.entries: int = 0
         # The first index in a segment's name is the one after the log's last index when it was cut, which was that
         # of an entry or of a marker. etcd, reopened at a marker ahead of its entries, does not count that marker.
-        self.last_entry = max(self.names[0].first_index - 1, 0)
+        self.last_entry: int = max(self.names[0].first_index - 1, 0)
         self._last_at_cut = max(self.last_entry, index or 0)
-        self.last_marker = 0
+        self.last_marker: int = 0
         self.path = path
-        self.entry_class, self._state, self._snapshot = registry.entry, registry.state, registry.snapshot
+        self.entry_class: type[EntryT_co] = classes.entry
+        self._state, self._snapshot = classes.state, classes.snapshot
         self._found = index is None or not marker
-        self.index = EntryIndex(self.last_entry + 1) if noting else None
+        self.index: EntryIndex | None = EntryIndex(self.last_entry + 1) if noting else None
 
     def go_live(self) -> LiveDecoder:
         """Let further walks go on where the log has ended, with what has been written since."""
@@ -158,7 +171,7 @@ class Replay:
         """The place in the last segment where the next save belongs."""
         return self.decoder.position
 
-    def __iter__(self) -> Iterator[LogRecord]:
+    def __iter__(self) -> Iterator[LogRecord[EntryT_co, StateT_co, SnapshotT_co]]:
         """
         Yield every record but CRCs, in the order of writing.
 
@@ -182,7 +195,7 @@ class Replay:
                     elif number != _CRC:
                         yield LogRecord(*self._other(frame, path), path, offset)
 
-    def skim(self) -> Iterator[LogRecord]:
+    def skim(self) -> Iterator[LogRecord[EntryT_co, StateT_co, SnapshotT_co]]:
         """Yield every record that is neither a CRC nor an entry. Entries are looked at all the same."""
         for path, run in self._runs():
             if self._next_entries(run, path) is not None:
@@ -204,7 +217,7 @@ class Replay:
                 f"{self.path} has no marker of snapshot {self.start}; valid_snapshots() lists those it has",
             )
 
-    def _next_entries(self, run: Run, path: Path) -> list[Entry] | None:
+    def _next_entries(self, run: Run, path: Path) -> list[Any] | None:
         """Return a run's entries if they are default ones, each with the next index; ``None``: look one by one."""
         # Such entries follow each other and take nobody's place, whatever records stand between them.
         if self.entry_class is not Entry:
@@ -269,7 +282,7 @@ class Replay:
         self._found = self._found or snapshot.index == self.start
         return RecordType.SNAPSHOT, snapshot
 
-    def contents(self) -> LogContents:
+    def contents(self) -> LogContents[EntryT_co, StateT_co]:
         """
         Walk the whole log and return what it holds.
 
@@ -277,7 +290,7 @@ class Replay:
             CorruptionError: with the entries before the damage as its ``entries``.
         """
         start = self.start or 0
-        entries: list[LogEntry] = []
+        entries: list[EntryT_co] = []
         try:
             for path, run in self._runs():
                 following = self._next_entries(run, path) if self.last_entry == start + len(entries) else None
@@ -299,7 +312,7 @@ class Replay:
             raise
         return LogContents(self.metadata or b"", self.state, entries, self.tail)
 
-    def _place(self, run: Run, path: Path, entries: list[LogEntry]) -> None:
+    def _place(self, run: Run, path: Path, entries: list[EntryT_co]) -> None:
         """Put each of a run's entries in its place."""
         start = self.start or 0
         for type, entry, offset in self._one_by_one(run, path):

@@ -38,7 +38,12 @@ def segments_among(path: Path, names: list[str]) -> list[SegmentName]:
         if segment is not None:
             segments.append(segment)
         elif name.lower().endswith(".wal"):
-            _logger.warning("%s: %s is not a segment's name; it is ignored", path, name)
+            _logger.warning(
+                "%s: %s is not a segment's name; it is ignored",
+                path,
+                name,
+                extra={"wal_event": "foreign_name", "wal_path": str(path), "wal_name": name},
+            )
     return sorted(segments)
 
 

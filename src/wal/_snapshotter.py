@@ -19,6 +19,7 @@ import errno
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from ._files import (
     remove_directories,
     sync_directory,
 )
+from ._notices import Notices
+from ._observer import Observer, SnapshotSave, checked
 from ._protobuf import BYTES, UINT, bytes_field, decode_message, read_varint, uint_field
 from ._records import Snapshot
 
@@ -88,6 +91,7 @@ class Snapshotter:
 
     Args:
         path: The directory, made at the first save if needed.
+        observer: Who is told of the snapshots that have become durable, or ``None``.
         fs: The file system to work on.
 
     Attributes:
@@ -96,8 +100,12 @@ class Snapshotter:
         skipped: What the last ``load`` passed over as damaged, newest first, with path and reason.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, fs: FileSystem = OPERATING_SYSTEM) -> None:
-        self.path = real_path(path)
+    def __init__(
+        self, path: str | os.PathLike[str], *, observer: Observer | None = None, fs: FileSystem = OPERATING_SYSTEM
+    ) -> None:
+        self.path: Path = real_path(path)
+        self._observer = checked(observer)
+        self._notices = Notices(self.path)
         self.skipped: tuple[CorruptionError, ...] = ()
         self.fs = fs
         self._durable = False  # whether the directory's own name is known to be
@@ -130,7 +138,12 @@ class Snapshotter:
         data = uint_field(1, extend(0, payload)) + bytes_field(2, payload)
         if not replace and self._intact(path) not in (None, snapshot):
             raise WALExistsError(path, "there is another snapshot of this index; pass replace=True to replace it")
-        self._write(path, lambda file: file.write(data, 0))
+
+        def write(file: File) -> int:
+            file.write(data, 0)
+            return len(data)
+
+        self._write(path, write, database=False)
         return path
 
     def save_db_from(self, source: BinaryIO, index: int, *, progress: Callable[[int], None] | None = None) -> Path:
@@ -149,7 +162,7 @@ class Snapshotter:
         """
         path = self._new_path(index, ".snap.db")
 
-        def copy(file: File) -> None:
+        def copy(file: File) -> int:
             offset = 0
             while chunk := source.read(CHUNK_BYTES):
                 file.write(chunk, offset)
@@ -158,8 +171,9 @@ class Snapshotter:
                     progress(offset)
             if chunk is None:
                 raise BlockingIOError(errno.EAGAIN, "the source has nothing to read at the moment; make it blocking")
+            return offset
 
-        self._write(path, copy)
+        self._write(path, copy, database=True)
         return path
 
     def _new_path(self, index: int, suffix: str) -> Path:
@@ -167,8 +181,10 @@ class Snapshotter:
             raise ValueError(f"a snapshot covers entry 1 at least and has an index of 64 bits, not {index}")
         return self.path / f"{index:016x}{suffix}"
 
-    def _write(self, path: Path, fill: Callable[[File], object]) -> None:
+    def _write(self, path: Path, fill: Callable[[File], int], *, database: bool) -> None:
+        """Write a file as ``fill`` does it, which returns the number of bytes."""
         fs = self.fs
+        started = time.perf_counter()
         temporary = path.with_name(path.name + ".tmp")
         made = make_directories(fs, self.path)
         try:
@@ -179,8 +195,10 @@ class Snapshotter:
             with suppress(FileNotFoundError):
                 fs.unlink(temporary)
             with File(fs, temporary, CREATE) as file:
-                fill(file)
+                length = fill(file)
+                sync_started = time.perf_counter()
                 fs.fsync(file.fd)
+                sync_s = time.perf_counter() - sync_started
             fs.rename(temporary, path)
         except BaseException:
             with suppress(OSError):
@@ -188,6 +206,9 @@ class Snapshotter:
             remove_directories(fs, made)
             raise
         sync_directory(fs, self.path)
+        if self._observer is not None:
+            seconds = time.perf_counter() - started
+            self._notices.tell_now(self._observer.saved_snapshot, SnapshotSave(path, length, database, sync_s, seconds))
 
     # ---------------------------------------------------------------------------------------------- load
 
@@ -231,7 +252,16 @@ class Snapshotter:
                 except FileNotFoundError:
                     continue  # removed since it was listed
                 except CorruptionError as error:
-                    _logger.warning("a damaged snapshot is passed over: %s", error)
+                    _logger.warning(
+                        "a damaged snapshot is passed over: %s",
+                        error,
+                        extra={
+                            "wal_event": "damaged_snapshot",
+                            "wal_path": str(error.path),
+                            "wal_offset": error.offset,
+                            "wal_reason": error.reason,
+                        },
+                    )
                     skipped.append(error)
         finally:
             self.skipped = tuple(skipped)

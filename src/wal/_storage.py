@@ -3,35 +3,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol, TypeVar, runtime_checkable
+from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
-from ._records import HardState, LogEntry, Snapshot
+from ._records import EntryT, EntryT_co, EntryT_contra, SavedT_contra, Snapshot, StateT_contra, parametrized
 
 __all__ = ["EntrySource", "Storage", "limited"]
 
-SnapshotT_contra = TypeVar("SnapshotT_contra", contravariant=True)
 
-
+@parametrized
 @runtime_checkable
-class Storage(Protocol[SnapshotT_contra]):
+class Storage(Protocol[SavedT_contra, EntryT_contra, StateT_contra]):
     """
     What an application saves to, so that the place can be exchanged.
 
-    The type parameter is what ``save_snap`` takes: a ``WAL`` is a ``Storage[Snapshot]``. Every method is durable when
-    it returns, unless the storage was told otherwise, and raises a ``WALError`` if it is not.
+    The first type parameter is what ``save_snap`` takes: a ``WAL`` is a ``Storage[Snapshot]``. The others are the
+    classes of entries and states, any by default. Every method is durable when it returns, unless the storage was told
+    otherwise, and raises a ``WALError`` if it is not.
     """
 
-    def save(self, state: HardState | None, entries: Iterable[LogEntry] | None) -> None:
+    def save(self, state: StateT_contra | None, entries: Iterable[EntryT_contra] | None) -> None:
         """Save entries and the hard state together, all or nothing."""
 
-    def save_state(self, state: HardState) -> None:
+    def save_state(self, state: StateT_contra) -> None:
         """Save the hard state alone."""
 
-    def save_entry(self, entries: Iterable[LogEntry]) -> None:
+    def save_entry(self, entries: Iterable[EntryT_contra]) -> None:
         """Save entries alone."""
 
-    def save_snap(self, snapshot: SnapshotT_contra) -> None:
+    def save_snap(self, snapshot: SavedT_contra) -> None:
         """Save a snapshot."""
 
     def release(self, snapshot: Snapshot) -> None:
@@ -45,7 +45,7 @@ class Storage(Protocol[SnapshotT_contra]):
 
 
 @runtime_checkable
-class EntrySource(Protocol):
+class EntrySource(Protocol[EntryT_co]):
     """
     What a Raft library reads entries from: ``MemoryStorage``, ``WAL``, ``WALReader`` and ``FileStorage`` are such.
 
@@ -60,10 +60,10 @@ class EntrySource(Protocol):
     def last_index(self) -> int:
         """The index of the last entry, or of a snapshot behind which no entry is yet."""
 
-    def entry(self, index: int) -> LogEntry:
+    def entry(self, index: int) -> EntryT_co:
         """Return one entry; ``CompactedError`` or ``UnavailableError`` if it is not there any more, or not yet."""
 
-    def entries(self, lo: int, hi: int, max_size: int | None = None) -> list[LogEntry]:
+    def entries(self, lo: int, hi: int, max_size: int | None = None) -> Sequence[EntryT_co]:
         """
         Return the entries from ``lo`` up to, and without, ``hi``.
 
@@ -80,11 +80,11 @@ class EntrySource(Protocol):
         """
 
 
-def limited(entries: Iterable[LogEntry], max_size: int | None) -> list[LogEntry]:
+def limited(entries: Iterable[EntryT], max_size: int | None) -> list[EntryT]:
     """Return the first entries, up to a sum of sizes in bytes, but one at least."""
     if max_size is None:
         return list(entries)
-    found: list[LogEntry] = []
+    found: list[EntryT] = []
     total = 0
     for entry in entries:
         total += entry.size()

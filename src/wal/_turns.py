@@ -12,6 +12,9 @@ their own, not at the lock. When a group is done, one is woken who goes on with 
 saves are done; he wakes the next one of them before he leaves, and so on. Woken all at once, they would compete for
 the interpreter with each other and with the one who has the turn.
 
+Who has the turn may run code of others: an observer. If that asked for the turn it would wait for itself, so it is an
+error there.
+
 Whoever is woken may be interrupted by a signal just then, and wake nobody. So nobody sleeps for ever; who wakes up by
 himself looks whether his save is done or the turn is free.
 """
@@ -43,12 +46,12 @@ class PendingSave:
     __slots__ = ("_awake", "_gate", "_wait_for", "failure", "finished", "known", "records", "size")
 
     def __init__(self, wait_for: Callable[[PendingSave], None], records: list[tuple[int, bytes]], known: Any) -> None:
-        self.records = records
-        self.known = known
-        self.size = 0
+        self.records: list[tuple[int, bytes]] = records
+        self.known: Any = known
+        self.size: int = 0
         for _, data in records:
             self.size += len(data)
-        self.finished = not records
+        self.finished: bool = not records
         self.failure: BaseException | None = None
         self._wait_for = wait_for
         self._gate: threading.Lock | None = None
@@ -93,11 +96,36 @@ class Turns:
         self._turn = threading.Lock()
         self._asleep: deque[PendingSave] = deque()
         self._done: deque[PendingSave] = deque()
+        self._in_code_of_others: int | None = None
+        """The thread that has the turn, while it is there."""
 
     def take(self, work: Callable[..., _T], *arguments: Any) -> _T:
-        """Wait for the turn and do some work."""
+        """
+        Wait for the turn and do some work.
+
+        Raises:
+            RuntimeError: This thread has the turn, and is in the code of others.
+        """
+        self.check_that_it_can_come()
+        return self._take(work, *arguments)
+
+    def run_code_of_others(self, call: Callable[[], None]) -> None:
+        """With the turn: make a call in which this thread must not ask for it."""
+        self._in_code_of_others = threading.get_ident()
+        try:
+            call()
+        finally:
+            self._in_code_of_others = None
+
+    def check_that_it_can_come(self) -> None:
+        """Raise what ``take`` would raise."""
+        if self._in_code_of_others == threading.get_ident() and self._turn.locked():
+            raise RuntimeError("an observer, or a handler of logging, has called the log that it was told of")
+
+    def _take(self, work: Callable[..., _T], *arguments: Any) -> _T:
         try:
             with self._turn:
+                self._in_code_of_others = None  # an interrupt may have left it
                 return work(*arguments)
         finally:
             if self._asleep:
@@ -110,7 +138,7 @@ class Turns:
                 if self._turn.locked():
                     self._sleep(save)
                 else:
-                    self.take(work, save)
+                    self._take(work, save)
         finally:
             if save._gate is not None:
                 save._awake = True
@@ -132,6 +160,7 @@ class Turns:
                     return
 
     def _sleep(self, save: PendingSave) -> None:
+        self.check_that_it_can_come()
         gate = save._gate
         if gate is None:
             gate = threading.Lock()

@@ -19,6 +19,7 @@ import logging
 import operator
 import os
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +27,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, NoReturn, Self
+from typing import Any, Generic, NamedTuple, NoReturn, Self, TypedDict, TypeVar
 
 from ._crc32c import warn_if_slow
 from ._encoder import Encoder
@@ -47,14 +48,27 @@ from ._frame import ALIGNMENT, PREFIX_BYTES, Payload, RecordType, aligned
 from ._hold import Hold
 from ._marshal import Marshaller
 from ._names import SegmentName
-from ._records import HardState, LogEntry, RecordRegistry, Snapshot
-from ._repair import RepairReport, cut_tail
+from ._notices import SLOW_SYNC_S, Notices
+from ._observer import GroupCommit, Observer, RepairReport, SegmentCut, checked
+from ._records import (
+    EntryT,
+    EntryT_co,
+    HardState,
+    RecordRegistry,
+    Snapshot,
+    SnapshotT,
+    SnapshotT_co,
+    StateT,
+    StateT_co,
+    parametrized,
+)
+from ._repair import cut_tail
 from ._replay import LogContents, LogRecord, Replay
 from ._segments import segments_among, segments_from
 from ._stamp import find_stamps, stamp_reach
 from ._turns import PendingSave, Turns
 
-__all__ = ["MAX_RECORD_BYTES", "SEGMENT_SIZE", "WAL", "ZERO_AHEAD_BYTES"]
+__all__ = ["MAX_RECORD_BYTES", "SEGMENT_SIZE", "WAL", "ZERO_AHEAD_BYTES", "CreateOptions", "OpenOptions"]
 
 _logger = logging.getLogger("wal")
 
@@ -69,7 +83,29 @@ GROUP_BYTES = 4_000_000
 _RECORD_OVERHEAD = PREFIX_BYTES + ALIGNMENT
 """A record takes no more bytes than this besides its data."""
 
+_T = TypeVar("_T")
+
 _CRC, _METADATA, _STATE = RecordType.CRC.value, RecordType.METADATA.value, RecordType.STATE.value
+
+
+class CreateOptions(TypedDict, Generic[EntryT, StateT, SnapshotT], total=False):
+    """The options of ``WAL.create``, for those who pass them on."""
+
+    registry: RecordRegistry[EntryT, StateT, SnapshotT] | None
+    segment_size: int
+    sync: bool
+    save_marks: bool
+    max_record_bytes: int
+    zero_ahead_bytes: int
+    slow_sync_s: float | None
+    observer: Observer | None
+    fs: FileSystem
+
+
+class OpenOptions(CreateOptions[EntryT, StateT, SnapshotT], total=False):
+    """The options of ``WAL.open``."""
+
+    index_entries: bool
 
 
 class _Known(NamedTuple):
@@ -89,7 +125,8 @@ class _Known(NamedTuple):
 _INTERRUPTED = InterruptedError("a save was interrupted before it was done")
 
 
-class WAL:
+@parametrized
+class WAL(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     """
     A write-ahead log, open for appending.
 
@@ -108,6 +145,8 @@ class WAL:
         self,
         hold: Hold,
         marshaller: Marshaller,
+        notices: Notices,
+        observer: Observer | None,
         *,
         start: int,
         segment_size: int,
@@ -126,7 +165,9 @@ class WAL:
         self._queue: deque[PendingSave] = deque()
         self._hold = hold
         self._marshaller = marshaller
-        self._registry = marshaller.registry
+        self._registry: RecordRegistry[EntryT_co, StateT_co, SnapshotT_co] = marshaller.registry
+        self._notices = notices
+        self._observer = observer
         self._start = start
         self._segment_size = segment_size
         self._sync = sync
@@ -137,13 +178,14 @@ class WAL:
         self._ended = False
         self._released = False
         self._failure: BaseException | None = None
+        self._failure_noted = False
         self._at_work = False
         self._encoder = encoder
         self._metadata = metadata
         self._known = self._promised = _Known(0, 0, self._registry.state.empty(), None)
         self._repaired: RepairReport | None = None
         self._index_entries = index_entries
-        self._entries = EntryReader(
+        self._entries: EntryReader[EntryT_co] = EntryReader(
             hold.fs, partial(Replay, hold.fs, hold.path, None, self._registry, live=True, noting=True)
         )
         self._saved_up_to: Limit = (0, encoder.offset) if encoder is not None else (0, 0)  # of what is saved
@@ -152,18 +194,20 @@ class WAL:
 
     @classmethod
     def create(
-        cls,
+        cls: type[WAL[Any, Any, Any]],
         path: str | os.PathLike[str],
         metadata: bytes = b"",
         *,
-        registry: RecordRegistry | None = None,
+        registry: RecordRegistry[EntryT, StateT, SnapshotT] | None = None,
         segment_size: int = SEGMENT_SIZE,
         sync: bool = True,
         save_marks: bool = True,
         max_record_bytes: int = MAX_RECORD_BYTES,
         zero_ahead_bytes: int = ZERO_AHEAD_BYTES,
+        slow_sync_s: float | None = SLOW_SYNC_S,
+        observer: Observer | None = None,
         fs: FileSystem = OPERATING_SYSTEM,
-    ) -> Self:
+    ) -> WAL[EntryT, StateT, SnapshotT]:
         """
         Make a new log, ready for appending.
 
@@ -185,6 +229,9 @@ class WAL:
             zero_ahead_bytes: How far to write zeros ahead of the end, from time to time, together with a save that is
                 synced: later saves then go to blocks of the file that are in use already, whose sync is several times
                 as fast on most file systems. 0 where it is of no use, such as on btrfs and ZFS.
+            slow_sync_s: A sync of saves, or a cut, that takes longer (in seconds) is logged as a warning; ``None``:
+                none is.
+            observer: Who is told what the log does, or ``None``.
             fs: The file system to work on.
 
         Raises:
@@ -192,11 +239,12 @@ class WAL:
             WALLockedError: Another writer is making one there.
             OSError: The system refused.
         """
-        _check_options(segment_size, zero_ahead_bytes)
+        _check_options(segment_size, zero_ahead_bytes, slow_sync_s, observer)
         marshaller = Marshaller(registry, max_record_bytes)
         metadata = marshaller.metadata(metadata)
         head = [(_CRC, b""), (_METADATA, metadata), marshaller.empty_snapshot()]
         directory = real_path(path)
+        notices = Notices(directory, slow_sync_s)
         made = make_directories(fs, directory)
         try:
             hold = Hold(fs, directory)
@@ -217,10 +265,13 @@ class WAL:
                 segment_size=segment_size,
                 save_marks=save_marks,
                 zero_ahead=zero_ahead_bytes if sync else 0,
+                notices=notices,
             )
             return cls(
                 hold,
                 marshaller,
+                notices,
+                observer,
                 start=0,
                 segment_size=segment_size,
                 sync=sync,
@@ -236,19 +287,21 @@ class WAL:
 
     @classmethod
     def open(
-        cls,
+        cls: type[WAL[Any, Any, Any]],
         path: str | os.PathLike[str],
         snapshot: Snapshot | None = None,
         *,
-        registry: RecordRegistry | None = None,
+        registry: RecordRegistry[EntryT, StateT, SnapshotT] | None = None,
         segment_size: int = SEGMENT_SIZE,
         sync: bool = True,
         save_marks: bool = True,
         max_record_bytes: int = MAX_RECORD_BYTES,
         zero_ahead_bytes: int = ZERO_AHEAD_BYTES,
         index_entries: bool = False,
+        slow_sync_s: float | None = SLOW_SYNC_S,
+        observer: Observer | None = None,
         fs: FileSystem = OPERATING_SYSTEM,
-    ) -> Self:
+    ) -> WAL[EntryT, StateT, SnapshotT]:
         """
         Lock an existing log for appending. It must be read first: ``read_all()``, or ``replay()`` to its end.
 
@@ -267,6 +320,8 @@ class WAL:
             zero_ahead_bytes: As for ``create``.
             index_entries: Note where each entry stands while the log is read, in eight bytes, so that ``entries()``
                 need not read it again.
+            slow_sync_s: As for ``create``.
+            observer: As for ``create``.
             fs: The file system to work on.
 
         Raises:
@@ -275,7 +330,7 @@ class WAL:
             SnapshotNotFoundError: The log begins behind the snapshot.
             SegmentGapError: A segment is missing.
         """
-        _check_options(segment_size, zero_ahead_bytes)
+        _check_options(segment_size, zero_ahead_bytes, slow_sync_s, observer)
         marshaller = Marshaller(registry, max_record_bytes)
         directory = real_path(path)
         start = 0 if snapshot is None else snapshot.index
@@ -289,6 +344,8 @@ class WAL:
             return cls(
                 hold,
                 marshaller,
+                Notices(directory, slow_sync_s),
+                observer,
                 start=start,
                 segment_size=segment_size,
                 sync=sync,
@@ -302,7 +359,7 @@ class WAL:
 
     # ---------------------------------------------------------------------------------------------- read
 
-    def replay(self) -> Iterator[LogRecord]:
+    def replay(self) -> Iterator[LogRecord[EntryT_co, StateT_co, SnapshotT_co]]:
         """
         Yield the log's records in the order of writing, in memory bounded by the largest save.
 
@@ -318,7 +375,7 @@ class WAL:
         yield from replay
         self._end_replay(replay)
 
-    def read_all(self) -> LogContents:
+    def read_all(self) -> LogContents[EntryT_co, StateT_co]:
         """
         Read the whole log. When this returns, an opened log is ready for appending.
 
@@ -339,17 +396,17 @@ class WAL:
             raise
         return contents
 
-    def _begin_replay(self) -> Replay:
+    def _begin_replay(self) -> Replay[EntryT_co, StateT_co, SnapshotT_co]:
         self._check_process()
         self._check_open()
         return Replay(self._hold.fs, self.path, self._start, self._registry, noting=self._index_entries)
 
-    def _end_replay(self, replay: Replay) -> None:
+    def _end_replay(self, replay: Replay[EntryT_co, StateT_co, SnapshotT_co]) -> None:
         if replay.tail is not None:
             raise replay.tail
         self._turns.take(self._begin_appending, replay)
 
-    def _begin_appending(self, replay: Replay) -> None:
+    def _begin_appending(self, replay: Replay[EntryT_co, StateT_co, SnapshotT_co]) -> None:
         self._check_open()
         if self._encoder is not None:
             return
@@ -371,6 +428,7 @@ class WAL:
             crc=replay.end.crc,
             save_marks=self._save_marks,
             zero_ahead=self._zero_ahead,
+            notices=self._notices,
             stamped=any(find_stamps(file.read(end, stamp_reach(end)), end)),
         )
 
@@ -383,10 +441,13 @@ class WAL:
         _, file = self._hold.tail
         assert file.path == torn.path, "only the last segment can be torn"
         self._repaired = cut_tail(file, torn.offset, torn.reason)
+        if self._observer is not None:
+            self._notices.note(self._observer.repaired, self._repaired)
+            self._tell()
 
     # ------------------------------------------------------------------------------------- entries by index
 
-    def entry(self, index: int) -> LogEntry:
+    def entry(self, index: int) -> EntryT_co:
         """
         Return one entry; see ``entries``.
 
@@ -395,7 +456,7 @@ class WAL:
         """
         return self.entries(index, index + 1)[0]
 
-    def entries(self, lo: int, hi: int, max_size: int | None = None) -> list[LogEntry]:
+    def entries(self, lo: int, hi: int, max_size: int | None = None) -> list[EntryT_co]:
         """
         Return the entries from ``lo`` up to, and without, ``hi``, read from disk.
 
@@ -425,7 +486,7 @@ class WAL:
 
     # --------------------------------------------------------------------------------------------- write
 
-    def save(self, state: HardState | None, entries: Iterable[LogEntry] | None) -> None:
+    def save(self, state: StateT_co | None, entries: Iterable[EntryT_co] | None) -> None:
         """
         Append entries and the hard state, in this order, as one save.
 
@@ -448,7 +509,7 @@ class WAL:
         """
         self._wait_for(self._submit(state, entries))
 
-    def submit(self, state: HardState | None, entries: Iterable[LogEntry] | None) -> PendingSave:
+    def submit(self, state: StateT_co | None, entries: Iterable[EntryT_co] | None) -> PendingSave:
         """
         Begin a save, and leave it to ``wait()`` of what this returns to end it.
 
@@ -471,8 +532,8 @@ class WAL:
 
     def _submit(
         self,
-        state: HardState | None,
-        entries: Iterable[LogEntry] | None,
+        state: StateT_co | None,
+        entries: Iterable[EntryT_co] | None,
         check: Callable[[HardState], None] | None = None,
     ) -> PendingSave:
         """Submit a save; ``check`` may refuse the state, with no other save in between."""
@@ -520,15 +581,15 @@ class WAL:
         if save.failure is not None:
             raise self._stopped(save.failure) from save.failure
 
-    def save_entry(self, entries: Iterable[LogEntry]) -> None:
+    def save_entry(self, entries: Iterable[EntryT_co]) -> None:
         """Append entries: ``save(None, entries)``."""
         self.save(None, entries)
 
-    def save_state(self, state: HardState) -> None:
+    def save_state(self, state: StateT_co) -> None:  # type: ignore[misc]  # covariant, see _records
         """Append the hard state: ``save(state, None)``."""
         self.save(state, None)
 
-    def save_snap(self, snapshot: Snapshot) -> None:
+    def save_snap(self, snapshot: SnapshotT_co) -> None:  # type: ignore[misc]  # covariant, see _records
         """
         Append the marker of a snapshot, so that the log can be opened at it.
 
@@ -567,7 +628,14 @@ class WAL:
         self._check_usable()
         encoder = self._check_read()
         if not encoder.synced:
-            self._finish_or_stop(encoder.sync)
+            self._sync_by_itself(encoder)
+            self._tell()
+
+    def _sync_by_itself(self, encoder: Encoder) -> None:
+        """Sync what no group has synced; it is told of later."""
+        seconds = self._finish_or_stop(encoder.sync)
+        if self._observer is not None:
+            self._notices.note(self._observer.synced, seconds)
 
     def release(self, snapshot: Snapshot) -> None:
         """
@@ -584,6 +652,10 @@ class WAL:
     def _release(self, index: int) -> None:
         self._check_open()
         self._hold.release(index)
+
+    def _tell_purged(self, segments: list[str]) -> None:
+        if self._observer is not None and segments:
+            self._notices.tell_now(self._observer.purged, segments)
 
     def close(self) -> None:
         """
@@ -602,11 +674,18 @@ class WAL:
             self._closed = self._released = True
             self._hold.abandon()
             return
+        self._turns.check_that_it_can_come()
         with self._lock:
             self._closed = True
         self._turns.take(self._close)
 
     def _close(self) -> None:
+        try:
+            self._end_and_free()
+        finally:
+            self._tell()
+
+    def _end_and_free(self) -> None:
         try:
             if not self._ended:
                 self._end()
@@ -624,7 +703,7 @@ class WAL:
         self._commit()
         if self._encoder is not None and self._failure is None:
             if not self._encoder.synced:
-                self._finish_or_stop(self._encoder.sync)
+                self._sync_by_itself(self._encoder)
             self._stamp(self._encoder)
         self._ended = True
 
@@ -633,7 +712,7 @@ class WAL:
             encoder.stamp()
         except OSError as error:
             # Everything saved is durable. Only, damage to the last saves will be taken for a torn write.
-            _logger.warning("%s: the log is closed, but its end could not be stamped: %s", self.path, error)
+            self._notices.note(_log_not_stamped, self.path, error)
 
     def _check_usable(self) -> None:
         """
@@ -659,6 +738,8 @@ class WAL:
             self._stop(_INTERRUPTED)
         while self._queue and not (until is not None and until.finished):
             self._finish_or_stop(self._commit_group)
+            if self._notices.untold:
+                self._tell()
 
     def _commit_next(self) -> bool:
         """Take the turn and commit the next group, if there is one; tell whether there was."""
@@ -677,9 +758,12 @@ class WAL:
             encoder = self._cut(encoder)
         with self._lock:
             group = [self._queue[0]] if len(self._queue) == 1 else self._next_group_locked(encoder.offset)
-        encoder.write([save.records for save in group])
-        if self._sync:
-            encoder.sync()
+        if self._observer is None:
+            encoder.write([save.records for save in group])
+            if self._sync:
+                encoder.sync()
+        else:
+            self._write_observed(encoder, group, self._observer)
         self._saved_up_to = self._hold.tail[0].sequence, encoder.offset
         self._known = group[-1].known
         for save in group:
@@ -689,6 +773,17 @@ class WAL:
                 self._queue.popleft()
         if len(group) > 1 or group[0].slept_for:
             self._turns.tell(group)
+
+    def _write_observed(self, encoder: Encoder, group: list[PendingSave], observer: Observer) -> None:
+        """Write and sync a group, and note what is so as soon as it is done."""
+        records = sum(len(save.records) for save in group)
+        begin, started = encoder.offset, time.perf_counter()
+        encoder.write([save.records for save in group])
+        write_s = time.perf_counter() - started
+        if self._sync:
+            self._notices.note(observer.synced, encoder.sync())
+        commit = GroupCommit(len(group), records, encoder.offset - begin, write_s)
+        self._notices.note(observer.committed, commit, after=group[-1])
 
     def _next_group_locked(self, offset: int) -> list[PendingSave]:
         """Return the next saves that begin in front of the segment's end, as if each were written by itself."""
@@ -701,7 +796,7 @@ class WAL:
             offset += save.size + len(save.records) * _RECORD_OVERHEAD
         return group
 
-    def _finish_or_stop(self, work: Callable[[], None]) -> None:
+    def _finish_or_stop(self, work: Callable[[], _T]) -> _T:
         """
         Do the work to its end, or stop the log for good.
 
@@ -710,8 +805,9 @@ class WAL:
         """
         self._at_work = True
         try:
-            work()
+            result = work()
             self._at_work = False
+            return result
         except OSError as error:
             self._stop(error)
             raise WALFailedError(
@@ -733,6 +829,16 @@ class WAL:
             self._queue.clear()
         self._turns.tell(saves)
         self._at_work = False
+        if not self._failure_noted:
+            self._failure_noted = True
+            self._notices.note(_log_failure, self.path, self._failure)
+            if self._observer is not None:
+                self._notices.note(self._observer.failed, self._failure)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell what was noted: to code of others, which does no harm whatever it does."""
+        self._turns.run_code_of_others(self._notices.tell)
 
     def _is_news_locked(self, state_data: bytes, records: list[Payload]) -> bool:
         """Tell whether a state must be written; an old one is by the Go original, too, if entries are."""
@@ -746,6 +852,7 @@ class WAL:
         next_name = SegmentName(name.sequence + 1, self._known.last_index + 1)
         if max(next_name) >= 1 << 64:
             return encoder  # readers would not take it for a segment; only other writers give such indexes
+        started = time.perf_counter()
         # Everything in a segment is on disk, and its length is final, before there is a next one.
         self._hold.fs.truncate(file.fd, encoder.offset)
         self._hold.fs.fsync(file.fd)
@@ -759,7 +866,13 @@ class WAL:
             segment_size=self._segment_size,
             save_marks=self._save_marks,
             zero_ahead=self._zero_ahead,
+            notices=self._notices,
         )
+        seconds = time.perf_counter() - started
+        if seconds > self._notices.slow_sync_s:
+            self._notices.note(_log_slow_cut, self._encoder.file.path, seconds)
+        if self._observer is not None:
+            self._notices.note(self._observer.cut, SegmentCut(self._encoder.file.path, encoder.offset, seconds))
         return self._encoder
 
     # -------------------------------------------------------------------------------------- check the log
@@ -800,10 +913,10 @@ class WAL:
         return self._metadata
 
     @property
-    def state(self) -> HardState:
+    def state(self) -> StateT_co:
         """The last hard state saved, or the registered class's ``empty()``. ``NotReadError`` before reading."""
         self._check_read()
-        return self._known.state
+        return self._known.state  # type: ignore[return-value]  # of the registered class
 
     @property
     def has_state(self) -> bool:
@@ -812,7 +925,7 @@ class WAL:
         return self._known.state_data is not None
 
     @property
-    def registry(self) -> RecordRegistry:
+    def registry(self) -> RecordRegistry[EntryT_co, StateT_co, SnapshotT_co]:
         """The record classes, as they were when the log was opened."""
         return self._registry
 
@@ -861,7 +974,39 @@ class WAL:
         raise TypeError("an open log cannot be pickled or copied; pass its path")
 
 
-def _check_options(segment_size: int, zero_ahead_bytes: int) -> None:
+def _log_failure(path: Path, failure: BaseException) -> None:
+    _logger.error(
+        "%s: the log has stopped after a failure (%r); close and reopen it",
+        path,
+        failure,
+        extra={"wal_event": "failed", "wal_path": str(path), "wal_error": repr(failure)},
+    )
+
+
+def _log_slow_cut(path: Path, seconds: float) -> None:
+    _logger.warning(
+        "%s: to begin this segment took %.3f seconds; saves wait for the disk",
+        path,
+        seconds,
+        extra={"wal_event": "slow_cut", "wal_path": str(path), "wal_seconds": seconds},
+    )
+
+
+def _log_not_stamped(path: Path, error: OSError) -> None:
+    _logger.warning(
+        "%s: the log is closed, but its end could not be stamped: %s",
+        path,
+        error,
+        extra={"wal_event": "not_stamped", "wal_path": str(path), "wal_error": repr(error)},
+    )
+
+
+def _check_options(
+    segment_size: int, zero_ahead_bytes: int, slow_sync_s: float | None, observer: Observer | None
+) -> None:
+    checked(observer)
+    if slow_sync_s is not None and not slow_sync_s >= 0:
+        raise ValueError(f"slow_sync_s must be 0 or more, or None, not {slow_sync_s}")
     if operator.index(zero_ahead_bytes) < 0:
         raise ValueError(f"zero_ahead_bytes must be 0 or more, not {zero_ahead_bytes}")
     if not MIN_SEGMENT_SIZE <= operator.index(segment_size) <= MAX_SEGMENT_SIZE:

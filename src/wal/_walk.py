@@ -44,8 +44,8 @@ class Run:
     __slots__ = ("lengths", "start", "types", "values")
 
     def __init__(self, start: int) -> None:
-        self.start = start
-        self.types = bytearray()
+        self.start: int = start
+        self.types: bytearray = bytearray()
         self.values: list[bytes] = []
         self.lengths: list[int] = []
 

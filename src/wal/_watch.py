@@ -45,7 +45,7 @@ class Watch:
         except BaseException:
             self.close()
             raise
-        self.told = self._changes is not None
+        self.told: bool = self._changes is not None
 
     def wait(self, timeout_s: float) -> bool:
         """

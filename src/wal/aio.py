@@ -23,16 +23,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar, Unpack
 
 from ._follow import Follower
 from ._reader import WALReader
-from ._records import HardState, LogEntry, Snapshot
+from ._records import (
+    EntryT,
+    EntryT_co,
+    Snapshot,
+    SnapshotT,
+    SnapshotT_co,
+    StateT,
+    StateT_co,
+    parametrized,
+)
 from ._recovery import ReadWAL
 from ._recovery import read_wal as _read_wal
 from ._replay import LogRecord
 from ._turns import PendingSave
-from ._wal import WAL
+from ._wal import WAL, CreateOptions, OpenOptions
 
 __all__ = ["AsyncFollower", "AsyncReadWAL", "AsyncWAL", "follow", "read_wal"]
 
@@ -41,7 +50,8 @@ MAX_PENDING_BYTES = 16_000_000
 _T = TypeVar("_T")
 
 
-class AsyncWAL:
+@parametrized
+class AsyncWAL(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     """
     A write-ahead log, open for appending, whose methods do not block the event loop.
 
@@ -58,7 +68,9 @@ class AsyncWAL:
             entries as they are; those must not be changed before their save is done.
     """
 
-    def __init__(self, log: WAL, *, max_pending_bytes: int = MAX_PENDING_BYTES) -> None:
+    def __init__(
+        self, log: WAL[EntryT_co, StateT_co, SnapshotT_co], *, max_pending_bytes: int = MAX_PENDING_BYTES
+    ) -> None:
         if max_pending_bytes < 1:
             raise ValueError(f"max_pending_bytes must be at least 1, not {max_pending_bytes}")
         self._log = log
@@ -76,13 +88,13 @@ class AsyncWAL:
 
     @classmethod
     async def create(
-        cls,
+        cls: type[AsyncWAL[Any, Any, Any]],
         path: str | os.PathLike[str],
         metadata: bytes = b"",
         *,
         max_pending_bytes: int = MAX_PENDING_BYTES,
-        **options: Any,
-    ) -> Self:
+        **options: Unpack[CreateOptions[EntryT, StateT, SnapshotT]],
+    ) -> AsyncWAL[EntryT, StateT, SnapshotT]:
         """
         Make a new log, ready for appending; see ``WAL.create``, also for what it raises.
 
@@ -94,12 +106,12 @@ class AsyncWAL:
             max_pending_bytes: As for ``AsyncWAL``.
             options: Those of ``WAL.create``.
         """
-        making = asyncio.to_thread(WAL.create, path, metadata, **options)
+        making = asyncio.to_thread(lambda: WAL.create(path, metadata, **options))
         return cls(await _or_close(making, WAL.close), max_pending_bytes=max_pending_bytes)
 
     # --------------------------------------------------------------------------------------------- write
 
-    def save(self, state: HardState | None, entries: Iterable[LogEntry] | None) -> Coroutine[Any, Any, None]:
+    def save(self, state: StateT_co | None, entries: Iterable[EntryT_co] | None) -> Coroutine[Any, Any, None]:
         """
         Append entries and the hard state, in this order, as one save; see ``WAL.save``.
 
@@ -110,15 +122,21 @@ class AsyncWAL:
         """
         return self._begin(self._log.submit, state, entries)
 
-    def save_entry(self, entries: Iterable[LogEntry]) -> Coroutine[Any, Any, None]:
+    def save_entry(self, entries: Iterable[EntryT_co]) -> Coroutine[Any, Any, None]:
         """Append entries: ``save(None, entries)``."""
         return self.save(None, entries)
 
-    def save_state(self, state: HardState) -> Coroutine[Any, Any, None]:
+    def save_state(
+        self,
+        state: StateT_co,  # type: ignore[misc]  # covariant, see _records
+    ) -> Coroutine[Any, Any, None]:
         """Append the hard state: ``save(state, None)``."""
         return self.save(state, None)
 
-    def save_snap(self, snapshot: Snapshot) -> Coroutine[Any, Any, None]:
+    def save_snap(
+        self,
+        snapshot: SnapshotT_co,  # type: ignore[misc]  # covariant, see _records
+    ) -> Coroutine[Any, Any, None]:
         """Append the marker of a snapshot; see ``WAL.save_snap``. It begins when this is called."""
         return self._begin(self._log._submit_snap, snapshot)
 
@@ -205,13 +223,15 @@ class AsyncWAL:
     def _work(self) -> None:
         """In the thread: write and sync what was submitted, until there is nothing left."""
         assert self._loop is not None
-        with suppress(Exception):  # each save knows what has happened to it; or the loop is closed, and nobody waits
-            while self._log._commit_next():
+        try:
+            with suppress(Exception):  # each save knows what has happened to it; or the loop is closed
+                while self._log._commit_next():
+                    self._loop.call_soon_threadsafe(self._settle)
+        finally:  # an observer may end the thread's work by what is no Exception
+            # What is submitted from here on is seen by the settling.
+            self._working = False
+            with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._settle)
-        # What is submitted from here on is seen by the settling.
-        self._working = False
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._settle)
 
     async def _until_submitted(self) -> None:
         """Wait until every save that has begun is in the log's own queue."""
@@ -228,7 +248,7 @@ class AsyncWAL:
     # ---------------------------------------------------------------------------------------- properties
 
     @property
-    def log(self) -> WAL:
+    def log(self) -> WAL[EntryT_co, StateT_co, SnapshotT_co]:
         """The underlying log, with its properties. Those that change tell of the saves that are done."""
         return self._log
 
@@ -249,7 +269,8 @@ class AsyncWAL:
         await self.close()
 
 
-class AsyncReadWAL(NamedTuple):
+@parametrized
+class AsyncReadWAL(NamedTuple, Generic[EntryT_co, StateT_co, SnapshotT_co]):
     """
     A log that was read and is ready for appending.
 
@@ -260,13 +281,14 @@ class AsyncReadWAL(NamedTuple):
         entries: The entries behind the snapshot, one after the other.
     """
 
-    wal: AsyncWAL
+    wal: AsyncWAL[EntryT_co, StateT_co, SnapshotT_co]
     metadata: bytes
-    state: HardState
-    entries: list[LogEntry]
+    state: StateT_co
+    entries: list[EntryT_co]
 
 
-class AsyncFollower:
+@parametrized
+class AsyncFollower(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     """
     The records of a log, and those that are still to come; ``follow`` returns it.
 
@@ -275,17 +297,17 @@ class AsyncFollower:
     that is cancelled loses no record.
     """
 
-    def __init__(self, reader: WALReader, index: int | None) -> None:
+    def __init__(self, reader: WALReader[EntryT_co, StateT_co, SnapshotT_co], index: int | None) -> None:
         self._begin = partial(reader.follow, index)
-        self._follower: Follower | None = None
-        self._batch: Iterator[LogRecord] = iter(())
-        self._look: asyncio.Future[list[LogRecord]] | None = None
+        self._follower: Follower[EntryT_co, StateT_co, SnapshotT_co] | None = None
+        self._batch: Iterator[LogRecord[EntryT_co, StateT_co, SnapshotT_co]] = iter(())
+        self._look: asyncio.Future[list[LogRecord[EntryT_co, StateT_co, SnapshotT_co]]] | None = None
         self._stopped = asyncio.Event()
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> LogRecord:
+    async def __anext__(self) -> LogRecord[EntryT_co, StateT_co, SnapshotT_co]:
         """
         Wait for the next record.
 
@@ -306,7 +328,7 @@ class AsyncFollower:
                 await self._wait()
         raise StopAsyncIteration
 
-    async def _next_look(self) -> list[LogRecord]:
+    async def _next_look(self) -> list[LogRecord[EntryT_co, StateT_co, SnapshotT_co]]:
         if self._look is None:
             self._look = asyncio.ensure_future(asyncio.to_thread(self._look_once))
         # A look whose waiting is cancelled is not lost: the next step takes what it found.
@@ -314,7 +336,7 @@ class AsyncFollower:
         self._look = None
         return records
 
-    def _look_once(self) -> list[LogRecord]:
+    def _look_once(self) -> list[LogRecord[EntryT_co, StateT_co, SnapshotT_co]]:
         if self._follower is None:
             self._follower = self._begin()
         return self._follower._look()
@@ -358,7 +380,9 @@ class AsyncFollower:
         await self.close()
 
 
-def follow(reader: WALReader, index: int | None = None) -> AsyncFollower:
+def follow(
+    reader: WALReader[EntryT, StateT, SnapshotT], index: int | None = None
+) -> AsyncFollower[EntryT, StateT, SnapshotT]:
     """
     Return an asynchronous iterator over a log's records that waits for those to come; see ``WALReader.follow``.
 
@@ -380,8 +404,8 @@ async def read_wal(
     snapshot: Snapshot | None = None,
     *,
     max_pending_bytes: int = MAX_PENDING_BYTES,
-    **options: Any,
-) -> AsyncReadWAL:
+    **options: Unpack[OpenOptions[EntryT, StateT, SnapshotT]],
+) -> AsyncReadWAL[EntryT, StateT, SnapshotT]:
     """
     Open a log, read it, and cut off a torn write at its end; see ``wal.read_wal``, also for what it raises.
 
@@ -394,13 +418,13 @@ async def read_wal(
         max_pending_bytes: As for ``AsyncWAL``.
         options: Those of ``wal.read_wal``.
     """
-    reading = asyncio.to_thread(_read_wal, path, snapshot, **options)
+    reading = asyncio.to_thread(lambda: _read_wal(path, snapshot, **options))
     opened = await _or_close(reading, _close)
     log = AsyncWAL(opened.wal, max_pending_bytes=max_pending_bytes)
     return AsyncReadWAL(log, opened.metadata, opened.state, opened.entries)
 
 
-def _close(opened: ReadWAL) -> None:
+def _close(opened: ReadWAL[Any, Any, Any]) -> None:
     opened.wal.close()
 
 

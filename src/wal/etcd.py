@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Self
 
 from . import _records
-from ._frame import RecordType
 from ._protobuf import BYTES, UINT, bytes_field, decode_message, uint_field
 
 __all__ = ["Entry", "HardState", "Snapshot", "registry"]
@@ -121,10 +120,6 @@ class Snapshot(_records.Snapshot):
         return cls(index=index, term=term, conf_state=conf_state)
 
 
-def registry() -> _records.RecordRegistry:
+def registry() -> _records.RecordRegistry[Entry, HardState, Snapshot]:
     """Return a new registry with these types."""
-    result = _records.RecordRegistry()
-    result.register(RecordType.ENTRY, Entry)
-    result.register(RecordType.STATE, HardState)
-    result.register(RecordType.SNAPSHOT, Snapshot)
-    return result
+    return _records.RecordRegistry(entry=Entry, state=HardState, snapshot=Snapshot)

@@ -37,10 +37,10 @@ from ._storage import Storage
 
 __all__ = ["Crash", "SimulatedDisk", "StorageConformance"]
 
-SnapshotT = TypeVar("SnapshotT")
+_SnapshotT = TypeVar("_SnapshotT")
 
 
-class StorageConformance(ABC, Generic[SnapshotT]):
+class StorageConformance(ABC, Generic[_SnapshotT]):
     """
     What every storage must do, tried with the default record types.
 
@@ -48,7 +48,7 @@ class StorageConformance(ABC, Generic[SnapshotT]):
     """
 
     @abstractmethod
-    def open(self, path: Path) -> tuple[Storage[SnapshotT], HardState, Sequence[LogEntry]]:
+    def open(self, path: Path) -> tuple[Storage[_SnapshotT, Entry, CommitState], HardState, Sequence[LogEntry]]:
         """
         Open the storage in ``path``, or make it there if there is none.
 
@@ -60,11 +60,11 @@ class StorageConformance(ABC, Generic[SnapshotT]):
         """
 
     @abstractmethod
-    def snapshot(self, index: int) -> SnapshotT:
+    def snapshot(self, index: int) -> _SnapshotT:
         """Return something for ``save_snap`` that covers the entries up to ``index``."""
 
     @contextmanager
-    def opened(self, path: Path) -> Iterator[Storage[SnapshotT]]:
+    def opened(self, path: Path) -> Iterator[Storage[_SnapshotT, Entry, CommitState]]:
         """Open the storage for a block and close it behind that, also if a claim in the block does not hold."""
         storage, _, _ = self.open(path)
         with closing(storage):
