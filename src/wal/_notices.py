@@ -46,7 +46,7 @@ class Notices:
     def __init__(self, path: Path, slow_sync_s: float | None = None) -> None:
         self._path = path
         self._complained: set[str] = set()
-        self.slow_sync_s = math.inf if slow_sync_s is None else slow_sync_s
+        self.slow_sync_s: float = math.inf if slow_sync_s is None else slow_sync_s
         self.untold: deque[tuple[Callable[..., object], tuple[Any, ...], PendingSave | None]] = deque()
 
     def note(self, listener: Callable[..., object], *arguments: Any, after: PendingSave | None = None) -> None:

@@ -24,8 +24,8 @@ from weakref import WeakKeyDictionary
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
-except ModuleNotFoundError as missing:
-    raise ModuleNotFoundError(f"{missing}; install wal[prometheus]", name=missing.name) from missing
+except ModuleNotFoundError as _missing:
+    raise ModuleNotFoundError(f"{_missing}; install wal[prometheus]", name=_missing.name) from _missing
 
 from ._observer import GroupCommit, Observer, RepairReport, SegmentCut, SnapshotSave
 
