@@ -132,7 +132,7 @@ def all_rows(*, scale: float, gigabyte: int) -> list[Row]:
             fill=many,
         ),
         Row("follow", "how far a follower is behind", "follow", OURS, {"bytes": 100, "saves": scaled(500)}),
-        Row("follow-idle", "a follower while nothing is written", "idle", OURS, {"bytes": 100, "seconds": 2 * scale}),
+        Row("follow-idle", "a follower while nothing is written", "idle", OURS, {"bytes": 100, "seconds": 10 * scale}),
     ]
     return [*saves, encoding, *at_once, *reading, *opening, *found]
 

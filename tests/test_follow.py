@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from damage import flip_bit, overwrite, truncate
 from logs import HANG, SMALL, Child, segments
 from unsynced import UNSYNCED
 from wal import CommitState, Entry, LogRecord, RecordType, SnapshotMarker, WALReader
+from wal._live import LiveDecoder
 from wal._watch import Watch
 
 IMPATIENT = 0.01
@@ -241,6 +243,38 @@ def test_damage_is_told_when_nothing_comes(path: Path) -> None:
         assert (caught.value.path, caught.value.offset) == (place.path, place.offset)
         with pytest.raises(wal.CorruptionError):
             next(follower)
+
+
+def test_looking_for_damage_takes_one_part_in_a_hundred(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may read all the rest of a segment, so a writer that pauses often does not make a follower busy."""
+    now, looking, check = 0.0, 0.0, LiveDecoder.check
+    saved = 0
+
+    def wait(watch: Watch, timeout_s: float) -> bool:
+        """A second passes; every third one brings an entry."""
+        nonlocal now, saved
+        now += 1
+        if now % 3 < 1:
+            saved += 1
+            log.save(None, [entry(saved)])
+        if now > 1000:
+            follower.stop()
+        return True
+
+    def slow_check(live: LiveDecoder) -> None:
+        nonlocal now, looking
+        now, looking = now + 0.5, looking + 0.5
+        check(live)
+
+    clock = SimpleNamespace(monotonic=lambda: now, sleep=lambda seconds: None)
+    monkeypatch.setattr(wal._follow, "time", clock)
+    monkeypatch.setattr(Watch, "wait", wait)
+    monkeypatch.setattr(LiveDecoder, "check", slow_check)
+    with new(path) as log, WALReader(path).follow() as follower:
+        assert len([record for record in follower if record.type is RecordType.ENTRY]) >= saved - 1
+
+    assert saved > 300
+    assert 0.004 * now < looking < 0.011 * now
 
 
 def test_a_segment_that_has_a_successor_must_end_well(path: Path) -> None:

@@ -124,10 +124,10 @@ class EntryReader(Generic[EntryT_co]):
             here = path
             with self._open(path) as file:
                 frames = _Frames(file, wanted=hi - lo)
-                while lo < hi and here == path:
+                while lo < hi and here is path:
                     values: list[bytes] = []
                     size = 0
-                    while lo + len(values) < hi and here == path and size < MOST_BYTES and len(values) < LANES:
+                    while lo + len(values) < hi and here is path and size < MOST_BYTES and len(values) < LANES:
                         values.append(frames.entry_behind(before))
                         size += len(values[-1])
                         if lo + len(values) < hi:
@@ -167,7 +167,7 @@ class _Frames:
         self._file = file
         self._size = file.size()
         self._walks = wanted > 1
-        self._chunk_bytes = min(max(wanted * 128, LEAST_BYTES), MOST_BYTES)
+        self._chunk_bytes = min(max(wanted * 128, LEAST_BYTES), MOST_BYTES) if self._walks else LEAST_BYTES
         self._begin = 0
         self._data = b""
         self._ready: dict[int, bytes] = {}
@@ -208,7 +208,7 @@ class _Frames:
         length = frame_bytes(header)
         if not length:
             raise self._damaged(offset)
-        return header, self._read(offset, length if whole else min(length, PREFIX_BYTES))
+        return header, self._read(offset, length if whole or length < PREFIX_BYTES else PREFIX_BYTES)
 
     def _read(self, offset: int, length: int) -> int:
         """Make sure that so many bytes are in the chunk; return where they begin in it."""

@@ -33,6 +33,9 @@ LOOK_ANYWAY_S = 1.0
 POLL_S = 0.01
 """How often to look where the system does not tell of changes."""
 
+CHECK_SHARE = 100
+"""A check may read all the rest of a segment; not more than one part in so many of a follower's time goes there."""
+
 BATCH_RECORDS = 1024
 
 
@@ -64,7 +67,8 @@ class Follower(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         self._batch: Iterator[LogRecord[EntryT_co, StateT_co, SnapshotT_co]] = iter(())
         self._failure: BaseException | None = None
         self._stopped = False
-        self._looked = self._moved = time.monotonic()
+        self._looked = time.monotonic()
+        self._check_at = self._looked + LOOK_ANYWAY_S
         self._checked: Position | None = None
 
     def __iter__(self) -> Self:
@@ -126,8 +130,8 @@ class Follower(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         try:
             self._take(records)
             if records:
-                self._moved = self._looked
-            elif self._looked - self._moved >= LOOK_ANYWAY_S:
+                self._check_at = max(self._check_at, self._looked + LOOK_ANYWAY_S)
+            elif self._looked >= self._check_at:
                 self._check_once()
         except Exception as error:
             self._failure = self._explained(error)
@@ -159,6 +163,8 @@ class Follower(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         if self._checked != live.position:
             live.check()
             self._checked = live.position
+            now = time.monotonic()
+            self._check_at = now + (now - self._looked) * CHECK_SHARE
 
     def _explained(self, error: Exception) -> Exception:
         if isinstance(error, WALNotFoundError) and exists(self._replay.path, fs=self._fs):

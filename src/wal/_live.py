@@ -64,7 +64,7 @@ class LiveDecoder:
             WALNotFoundError: The segment to go on in has been purged.
             CorruptionError: The segment has a successor and does not end well, or has become shorter.
         """
-        while True:
+        while self.limit != (self.name.sequence, self.position.offset):
             with self._open() as file:
                 if self.position.offset and file.read(self.position.offset, ALIGNMENT) == _NOTHING:
                     return

@@ -932,7 +932,7 @@ class WAL(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     @property
     def first_index(self) -> int:
         """The index of the first entry in the segments that the log holds; 1 for all of a new log."""
-        return max(1, min((name.first_index for name, _ in self._hold.segments.copy()), default=1))
+        return max(1, min([name.first_index for name, _ in self._hold.segments.copy()], default=1))
 
     @property
     def last_index(self) -> int:
