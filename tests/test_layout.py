@@ -18,6 +18,7 @@ MODULES = sorted(PACKAGE.glob("*.py"))
 COMMAND_LINE = sorted((PACKAGE / "_cli").glob("*.py"))
 
 FLOORS = [
+    {"_events"},
     {"_build", "_crc32c", "_crc32c_compiled", "_errors", "_locks", "_names", "_observer", "_protobuf"}
     | {"_simulated_disk", "_turns"},
     {"_files", "_frame", "_notices", "_watch", "prometheus"},

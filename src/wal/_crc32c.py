@@ -9,13 +9,14 @@ All implementations give equal values; they differ in speed only. Hardware packa
 from __future__ import annotations
 
 import functools
-import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from typing import cast
 
 import crcmod.predefined
+
+from ._events import log_slow_crc
 
 __all__ = ["crc_backend", "extend", "extend_each", "warn_if_slow"]
 
@@ -94,7 +95,4 @@ def crc_backend() -> str:
 def warn_if_slow() -> None:
     """Log one warning per process if checksums are computed in pure Python."""
     if _backend.endswith("(pure Python)"):
-        logging.getLogger("wal").warning(
-            "CRC-32C runs in pure Python at about 10 MB/s; install wal[fast] for several GB/s",
-            extra={"wal_event": "slow_crc"},
-        )
+        log_slow_crc()

@@ -18,12 +18,11 @@ saves are then written over them. Behind large saves it does not pay, since all 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from ._build import COMPILED
+from ._events import log_slow_sync
 from ._files import File
 from ._frame import Payload
 from ._notices import Notices
@@ -35,8 +34,6 @@ else:
     from ._codec import encode_group
 
 __all__ = ["Encoder"]
-
-_logger = logging.getLogger("wal")
 
 _SMALL = 128
 """Zeros are written ahead if so many writes like this one fit into them: then less than one in a hundred brings any."""
@@ -107,7 +104,7 @@ class Encoder:
         finally:
             seconds = time.perf_counter() - started
             if seconds > self._notices.slow_sync_s:
-                self._notices.note(_log_slow_sync, self.file.path, seconds)
+                self._notices.note(log_slow_sync, self.file.path, seconds)
         return seconds
 
     def stamp(self) -> None:
@@ -121,12 +118,3 @@ class Encoder:
         self.file.write(encode_stamp(Stamp(self.offset, self.crc)), stamp_offset(self.offset))
         self._stamped = True
         self.file.fs.fdatasync(self.file.fd)
-
-
-def _log_slow_sync(path: Path, seconds: float) -> None:
-    _logger.warning(
-        "%s: a sync took %.3f seconds; saves wait for the disk",
-        path,
-        seconds,
-        extra={"wal_event": "slow_sync", "wal_path": str(path), "wal_seconds": seconds},
-    )

@@ -10,7 +10,6 @@ goes on to whoever called the log, which is in order by then. A notice that was 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import deque
 from collections.abc import Callable
@@ -18,11 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ._events import log_listener_failed
 from ._turns import PendingSave
 
 __all__ = ["SLOW_SYNC_S", "Notices"]
-
-_logger = logging.getLogger("wal")
 
 SLOW_SYNC_S = 1.0
 """A sync that takes longer is logged; etcd warns from the same time on."""
@@ -64,15 +62,10 @@ class Notices:
         """Make a call, and log the first error that this listener raises."""
         try:
             listener(*arguments)
-        except Exception:
+        except Exception as error:
             name = getattr(listener, "__qualname__", repr(listener))
             if name in self._complained:
                 return
             self._complained.add(name)
             with suppress(Exception):  # it may be logging that has failed
-                _logger.exception(
-                    "%s: %s has raised; the log goes on, and further errors of it are not logged",
-                    self._path,
-                    name,
-                    extra={"wal_event": "listener_failed", "wal_path": str(self._path), "wal_listener": name},
-                )
+                log_listener_failed(self._path, name, error)

@@ -10,11 +10,11 @@ purge or an error ends it.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 from pathlib import Path
 
 from ._errors import WALNotFoundError
+from ._events import log_segment_in_use
 from ._files import OPERATING_SYSTEM, READ, READ_WRITE, File, FileSystem, real_path, sync_directory
 from ._names import select
 from ._records import RecordRegistry, Snapshot
@@ -22,8 +22,6 @@ from ._replay import Replay, beside_a_purge
 from ._segments import list_segments
 
 __all__ = ["purge", "remove_segments"]
-
-_logger = logging.getLogger("wal")
 
 
 def purge(
@@ -93,12 +91,7 @@ def remove_segments(fs: FileSystem, directory: Path, index: int, *, keep: int) -
                     errno.ENOENT, "a segment that is listed is not found", str(directory / str(name))
                 )
         except BlockingIOError:
-            _logger.warning(
-                "%s: segment %s is in use; it and later ones are not purged",
-                directory,
-                name,
-                extra={"wal_event": "segment_in_use", "wal_path": str(directory), "wal_segment": str(name)},
-            )
+            log_segment_in_use(directory, str(name))
             break
         # One by one, also behind another purge: a power cut that kept an older segment and took a later one would
         # leave a gap.

@@ -9,7 +9,6 @@ copy more. Whether an end is torn or corrupt is decided in ``_marks`` alone.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from ._decoder import Decoder
 from ._errors import CorruptionError, TornWriteError
+from ._events import log_repaired
 from ._files import CREATE, OPERATING_SYSTEM, READ, File, FileSystem, real_path, sync_directory
 from ._frame import aligned
 from ._hold import Hold
@@ -29,8 +29,6 @@ from ._salvage import count_frames
 from ._segments import segments_from
 
 __all__ = ["RepairPlan", "cut_tail", "plan_repair", "repair"]
-
-_logger = logging.getLogger("wal")
 
 CHUNK_BYTES = 1 << 20
 
@@ -189,22 +187,7 @@ def cut_tail(file: File, offset: int, reason: str) -> RepairReport:
     fs.allocate(file.fd, aligned(size))
     fs.fsync(file.fd)
     report = RepairReport(file.path, offset, end - offset, backup, reason)
-    _logger.warning(
-        "%s: cut %d bytes at byte %d and kept them in %s: %s",
-        file.path,
-        end - offset,
-        offset,
-        backup.name,
-        reason,
-        extra={
-            "wal_event": "repaired",
-            "wal_path": str(file.path),
-            "wal_offset": offset,
-            "wal_bytes_cut": end - offset,
-            "wal_backup": str(backup),
-            "wal_reason": reason,
-        },
-    )
+    log_repaired(file.path, offset, end - offset, backup, reason)
     return report
 
 

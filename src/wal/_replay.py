@@ -236,24 +236,25 @@ class Replay(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     def _one_by_one(self, run: Run, path: Path) -> Iterator[tuple[RecordType, Any, int]]:
         """Yield type, value and offset of each record."""
         start = self.start or 0
-        unmarshal = self.entry_class.unmarshal
-        indexes: list[int] = []
+        make = self.entry_class.unmarshal
+        indexes: list[int] | None = None if self.index is None else []
         for frame in run:
             type, data, offset = frame
             if type == _ENTRY:
                 before = self.last_entry
                 try:
-                    entry = unmarshal(data)
+                    entry = make(data)
                 except Exception as error:
                     raise _refused(self.entry_class, data, path, offset, error) from error
                 index = entry.index
                 self._follow(index, path, offset)
-                indexes.append(index)
+                if indexes is not None:
+                    indexes.append(index)
                 if index > start or before > start:
                     yield RecordType.ENTRY, entry, offset
             elif type != _CRC:
                 yield *self._other(frame, path), offset
-        if self.index is not None:
+        if self.index is not None and indexes is not None:
             self.index.note(path, run, indexes)
 
     def _follow(self, index: int, path: Path, offset: int) -> None:

@@ -8,18 +8,16 @@ alone. Sequence numbers without a gap are a log, whatever the first one is: old 
 
 from __future__ import annotations
 
-import logging
 import os
 from itertools import pairwise
 from pathlib import Path
 
 from ._errors import SegmentGapError, SnapshotNotFoundError, WALNotFoundError
+from ._events import log_foreign_name
 from ._files import OPERATING_SYSTEM, FileSystem
 from ._names import SegmentName, select
 
 __all__ = ["exists", "list_segments", "segments_among", "segments_from"]
-
-_logger = logging.getLogger("wal")
 
 
 def list_segments(fs: FileSystem, path: Path) -> list[SegmentName]:
@@ -38,12 +36,7 @@ def segments_among(path: Path, names: list[str]) -> list[SegmentName]:
         if segment is not None:
             segments.append(segment)
         elif name.lower().endswith(".wal"):
-            _logger.warning(
-                "%s: %s is not a segment's name; it is ignored",
-                path,
-                name,
-                extra={"wal_event": "foreign_name", "wal_path": str(path), "wal_name": name},
-            )
+            log_foreign_name(path, name)
     return sorted(segments)
 
 

@@ -16,7 +16,6 @@ only ``set_aside`` renames it. An ``OSError`` says nothing about a file's conten
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import re
 import time
@@ -28,6 +27,7 @@ from typing import BinaryIO
 
 from ._crc32c import extend, warn_if_slow
 from ._errors import CorruptionError, CRCMismatchError, NoSnapshotError, RecordTypeError, WALExistsError
+from ._events import log_damaged_snapshot
 from ._files import (
     CREATE,
     OPERATING_SYSTEM,
@@ -45,8 +45,6 @@ from ._protobuf import BYTES, UINT, bytes_field, decode_message, read_varint, ui
 from ._records import Snapshot
 
 __all__ = ["SnapshotData", "Snapshotter"]
-
-_logger = logging.getLogger("wal")
 
 _NAME = re.compile(r"([0-9a-f]{16})\.snap", re.ASCII)
 _DATABASE = re.compile(r"([0-9a-f]{16})\.snap\.db", re.ASCII)
@@ -252,16 +250,7 @@ class Snapshotter:
                 except FileNotFoundError:
                     continue  # removed since it was listed
                 except CorruptionError as error:
-                    _logger.warning(
-                        "a damaged snapshot is passed over: %s",
-                        error,
-                        extra={
-                            "wal_event": "damaged_snapshot",
-                            "wal_path": str(error.path),
-                            "wal_offset": error.offset,
-                            "wal_reason": error.reason,
-                        },
-                    )
+                    log_damaged_snapshot(error.path, error.offset, error.reason, error)
                     skipped.append(error)
         finally:
             self.skipped = tuple(skipped)

@@ -15,7 +15,6 @@ may take the lock, not the other way round.
 
 from __future__ import annotations
 
-import logging
 import operator
 import os
 import threading
@@ -43,6 +42,7 @@ from ._errors import (
     WALFailedError,
     WALLockedError,
 )
+from ._events import log_failed, log_not_stamped, log_slow_cut
 from ._files import OPERATING_SYSTEM, FileSystem, make_directories, real_path, remove_directories, sync_directory
 from ._frame import ALIGNMENT, PREFIX_BYTES, Payload, RecordType, aligned
 from ._hold import Hold
@@ -69,8 +69,6 @@ from ._stamp import find_stamps, stamp_reach
 from ._turns import PendingSave, Turns
 
 __all__ = ["MAX_RECORD_BYTES", "SEGMENT_SIZE", "WAL", "ZERO_AHEAD_BYTES", "CreateOptions", "OpenOptions"]
-
-_logger = logging.getLogger("wal")
 
 SEGMENT_SIZE = 64_000_000
 MIN_SEGMENT_SIZE = 4096
@@ -712,7 +710,7 @@ class WAL(Generic[EntryT_co, StateT_co, SnapshotT_co]):
             encoder.stamp()
         except OSError as error:
             # Everything saved is durable. Only, damage to the last saves will be taken for a torn write.
-            self._notices.note(_log_not_stamped, self.path, error)
+            self._notices.note(log_not_stamped, self.path, error)
 
     def _check_usable(self) -> None:
         """
@@ -831,7 +829,7 @@ class WAL(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         self._at_work = False
         if not self._failure_noted:
             self._failure_noted = True
-            self._notices.note(_log_failure, self.path, self._failure)
+            self._notices.note(log_failed, self.path, self._failure)
             if self._observer is not None:
                 self._notices.note(self._observer.failed, self._failure)
         self._tell()
@@ -870,7 +868,7 @@ class WAL(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         )
         seconds = time.perf_counter() - started
         if seconds > self._notices.slow_sync_s:
-            self._notices.note(_log_slow_cut, self._encoder.file.path, seconds)
+            self._notices.note(log_slow_cut, self._encoder.file.path, seconds)
         if self._observer is not None:
             self._notices.note(self._observer.cut, SegmentCut(self._encoder.file.path, encoder.offset, seconds))
         return self._encoder
@@ -972,33 +970,6 @@ class WAL(Generic[EntryT_co, StateT_co, SnapshotT_co]):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an open log cannot be pickled or copied; pass its path")
-
-
-def _log_failure(path: Path, failure: BaseException) -> None:
-    _logger.error(
-        "%s: the log has stopped after a failure (%r); close and reopen it",
-        path,
-        failure,
-        extra={"wal_event": "failed", "wal_path": str(path), "wal_error": repr(failure)},
-    )
-
-
-def _log_slow_cut(path: Path, seconds: float) -> None:
-    _logger.warning(
-        "%s: to begin this segment took %.3f seconds; saves wait for the disk",
-        path,
-        seconds,
-        extra={"wal_event": "slow_cut", "wal_path": str(path), "wal_seconds": seconds},
-    )
-
-
-def _log_not_stamped(path: Path, error: OSError) -> None:
-    _logger.warning(
-        "%s: the log is closed, but its end could not be stamped: %s",
-        path,
-        error,
-        extra={"wal_event": "not_stamped", "wal_path": str(path), "wal_error": repr(error)},
-    )
 
 
 def _check_options(
