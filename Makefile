@@ -32,7 +32,7 @@ types: $(VENV)/.dev  ## Check types alone: all of them, and with a second checke
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 torture: $(VENV)/.dev  ## Crash, tear, damage, fail and race at length. EFFORT=deep takes hours.
-	$(BIN)/pytest $(ON_ALL_CORES) -m torture --effort $(or $(EFFORT),full) $(if $(filter deep,$(EFFORT)),--timeout 0)
+	$(BIN)/pytest --numprocesses auto --dist worksteal -m torture --effort $(or $(EFFORT),full) $(if $(filter deep,$(EFFORT)),--timeout 0)
 
 fuzz: $(VENV)/.dev  ## Fuzz each target for SECONDS=60.
 	$(BIN)/python fuzz/run.py --seconds $(or $(SECONDS),60)
