@@ -44,7 +44,8 @@ COMPILER = {"librt", "mypy_extensions"}
 COMMANDS = {"rich", "typer"}
 """What the command line needs besides."""
 
-EXTRAS = {
+EXTRAS = {"archive": {"obstore"}, "prometheus": {"prometheus_client"}}
+EXTRAS["__main__"] = COMMANDS  # which looks whether they are there
     "archive": {"obstore"},
     "prometheus": {"prometheus_client"},
     "__main__": COMMANDS,

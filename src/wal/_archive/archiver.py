@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from wal._errors import CorruptionError, FencedError, WALClosedError
+from wal._errors import CorruptionError, FencedError, WALClosedError, WALUsageError
 from wal._files import OPERATING_SYSTEM, FileSystem
 from wal._names import SegmentName
 from wal._progress import Progress
@@ -203,8 +203,8 @@ class Archiver:
             self._source.sync()
             batch.expect(sum(map(self._source.size, names)))
             self._upload(names[:_SEGMENTS_PER_MANIFEST], batch)
-        while late := tuple(self._upload_late_databases(batch)):
-            self._manifest = advance(self._objects, self._manifest.extended((), late))
+        while late := list(self._upload_late_databases(batch)):
+            self._name([], late)
         after = self._manifest
         segments, snapshots = after.segments[len(before.segments) :], after.snapshots[len(before.snapshots) :]
         return ArchiveReport(
@@ -227,9 +227,27 @@ class Archiver:
         return [name for name in sealed[:-1] if name.sequence > newest.parsed.sequence]
 
     def _upload(self, names: list[SegmentName], batch: _Batch) -> None:
-        """Upload segments, each with its snapshots, and create the manifest that names them."""
+        """
+        Upload segments, each with its snapshots, and create the manifest that names them.
+
+        If one of them is wrong, those in front of it are named all the same.
+        """
         segments: list[SegmentObject] = []
         snapshots: list[SnapshotObject] = []
+        try:
+            self._upload_each(names, segments, snapshots, batch)
+        except (CorruptionError, WALUsageError):
+            self._name(segments, snapshots)
+            raise
+        self._name(segments, snapshots)
+
+    def _name(self, segments: list[SegmentObject], snapshots: list[SnapshotObject]) -> None:
+        if segments or snapshots:
+            self._manifest = advance(self._objects, self._manifest.extended(tuple(segments), tuple(snapshots)))
+
+    def _upload_each(
+        self, names: list[SegmentName], segments: list[SegmentObject], snapshots: list[SnapshotObject], batch: _Batch
+    ) -> None:
         following = dict(pairwise(self._source.names()))
         for name in names:
             newest = (*self._manifest.segments, *segments)[-1:]
@@ -242,11 +260,9 @@ class Archiver:
             if name not in following:
                 break
             segment, markers = self._upload_segment(read, following[name], newest[0] if newest else None, batch)
-            segments.append(segment)
             known = {held.name for held in (*self._manifest.snapshots, *snapshots)}
             snapshots += self._upload_snapshots(name, markers, known, batch)
-        if segments:
-            self._manifest = advance(self._objects, self._manifest.extended(tuple(segments), tuple(snapshots)))
+            segments.append(segment)
 
     def _upload_segment(
         self, segment: SealedSegment, following: SegmentName, newest: SegmentObject | None, batch: _Batch

@@ -129,13 +129,14 @@ def restore(
     with _under_construction(fs, target) as directory:
         building = _Building(archive, fs, directory, registry or DEFAULT_REGISTRY, progress)
         restored = building.to_the_end() if index is None else building.to(index)
+        orphans = archive.orphans()
     return RestoreReport(
         path=target,
         last_index=restored.last_index,
         snapshot=None if restored.snapshot is None else restored.snapshot.index,
         segments=restored.segments,
         bytes=building.bytes,
-        orphans=archive.orphans(),
+        orphans=orphans,
     )
 
 
