@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -283,7 +284,7 @@ class TestUpload:
             lambda progress: restore(store, tmp_path / "restored", progress=progress),
         ):
             seen: list[tuple[int, int]] = []
-            work(lambda done, total: seen.append((done, total)))
+            work(lambda done, total, seen=seen: seen.append((done, total)))
             assert seen == sorted(seen)
             assert seen[-1][0] == seen[-1][1] > 0
 
@@ -324,10 +325,8 @@ class TestInterrupted:
         for number in range(1000):
             life = Life(tmp_path / f"life-{number}")
             store = new_store(kind, s3, tmp_path)
-            try:
+            with suppress(ArchiveStoreError):
                 live(life, failing(store, number, how), outcome)
-            except ArchiveStoreError:
-                pass
             if not outcome:
                 life.save(20)
                 with Archiver(life.path, store) as archiver:

@@ -44,12 +44,11 @@ COMPILER = {"librt", "mypy_extensions"}
 COMMANDS = {"rich", "typer"}
 """What the command line needs besides."""
 
-EXTRAS = {"archive": {"obstore"}, "prometheus": {"prometheus_client"}}
-EXTRAS["__main__"] = COMMANDS  # which looks whether they are there
+EXTRAS = {
     "archive": {"obstore"},
     "prometheus": {"prometheus_client"},
-    "__main__": COMMANDS,
-}  # which looks whether they are there
+    "__main__": COMMANDS,  # which looks whether they are there
+}
 """What modules need that come with an extra; ``import wal`` does without them."""
 
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
