@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The errors of an archive. They stand in the tree of the library: misuse, damage, environment."""
+"""The errors of an archive: misuse and damage as in the library, and what is the matter with a store."""
 
 from __future__ import annotations
 
 import errno
 from pathlib import Path
 
-from wal._errors import CorruptionError, WALEnvironmentError, WALUsageError
+from wal._errors import CorruptionError, WALError, WALUsageError
 
 __all__ = ["ArchiveConflictError", "ArchiveDamagedError", "ArchiveNotFoundError", "ArchiveStoreError"]
 
@@ -45,12 +45,13 @@ class ArchiveDamagedError(CorruptionError):
         self.archive = archive
 
     def __str__(self) -> str:
-        return f"{self.archive}: {self.path.as_posix()}: {self.reason}"
+        place = f" at byte {self.offset:,}" if self.offset else ""
+        return f"{self.archive}: {self.path.as_posix()}{place}: {self.reason}"
 
 
-class _PlaceError(WALEnvironmentError):
+class _PlaceError(WALError):
     def __init__(self, archive: str, reason: str) -> None:
-        super().__init__(Path(archive), reason)
+        super().__init__(reason)
         self.archive = archive
 
     def __str__(self) -> str:

@@ -59,9 +59,11 @@ def restore(
       wal restore s3://bucket/node-1 data --index 120000
       wal restore s3://bucket/node-1 --dry-run
     """
+    if path is None and not dry_run:
+        raise UsageError("name the directory to make, or pass --dry-run")
     module = archive_module()
     registry = registry_of(records, etcd=etcd)
-    if dry_run:
+    if path is None or dry_run:
         with progress_bar("verifying") as progress:
             verified = module.verify(store, progress=progress)
         if as_json:
@@ -73,18 +75,14 @@ def restore(
             )
             _say_orphans(verified.orphans)
         return Exit.FINE
-    if path is None:
-        raise UsageError("name the directory to make, or pass --dry-run")
     with progress_bar("restoring") as progress:
         report = module.restore(store, path, index=index, registry=registry, progress=progress)
     if as_json:
         say(json.dumps({**asdict(report), "path": str(report.path)}, indent=2))
     else:
-        source = (
-            "the log alone" if report.snapshot is None else f"snapshot {report.snapshot:,} and the entries behind it"
-        )
         say(f"{visible(str(report.path))}: restored: {report.segments:,} segments, last index {report.last_index:,}")
-        say(f"recovers from {source}")
+        if report.snapshot is not None:
+            say(f"recovers from snapshot {report.snapshot:,} and the entries behind it")
         _say_orphans(report.orphans)
     return Exit.FINE
 
