@@ -17,6 +17,7 @@ from .extra import archive_module
 from .options import ArchivePlace, AsJson, Etcd, LogPath, Records
 from .outcome import complain_of, described, ending
 from .place import find
+from .rendering import counted
 from .terminal import progress_bar, say, visible
 
 __all__ = ["archive"]
@@ -82,13 +83,9 @@ def _run(archiver: Any, *, as_json: bool, quiet: bool = False) -> Exit:
         say(json.dumps(shown, indent=None if quiet else 2))
     elif new:
         say(
-            f"archived {_count(report.segments, 'segment')}, {_count(report.snapshots, 'snapshot')},"
+            f"archived {counted(len(report.segments), 'segment')}, {counted(len(report.snapshots), 'snapshot')},"
             f" {report.bytes:,} bytes; the archive ends with index {report.last_index:,}"
         )
     elif not quiet:
         say(f"nothing new is sealed; the archive ends with index {report.last_index:,}")
     return Exit.DAMAGE if report.damaged else Exit.FINE
-
-
-def _count(names: tuple[str, ...], noun: str) -> str:
-    return f"{len(names):,} {noun}{'' if len(names) == 1 else 's'}"

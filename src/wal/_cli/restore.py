@@ -15,6 +15,7 @@ from .exits import Exit
 from .extra import archive_module
 from .options import ArchivePlace, AsJson, Etcd, Records
 from .outcome import UsageError, ending
+from .rendering import counted
 from .terminal import progress_bar, say, visible
 
 __all__ = ["restore"]
@@ -70,8 +71,8 @@ def restore(
             say(json.dumps({"in_order": True, **asdict(verified)}, indent=2))
         else:
             say(
-                f"{visible(store)}: in order: {verified.segments:,} segments, {verified.snapshots:,} snapshots,"
-                f" {verified.bytes:,} bytes, last index {verified.last_index:,}, owner number {verified.epoch:,}"
+                f"{visible(store)}: in order: {counted(verified.segments, 'segment')},"
+                f" {counted(verified.snapshots, 'snapshot')}, {verified.bytes:,} bytes, last index {verified.last_index:,}, owner number {verified.epoch:,}"
             )
             _say_orphans(verified.orphans)
         return Exit.FINE
@@ -80,7 +81,9 @@ def restore(
     if as_json:
         say(json.dumps({**asdict(report), "path": str(report.path)}, indent=2))
     else:
-        say(f"{visible(str(report.path))}: restored: {report.segments:,} segments, last index {report.last_index:,}")
+        say(
+            f"{visible(str(report.path))}: restored: {counted(report.segments, 'segment')}, last index {report.last_index:,}"
+        )
         if report.snapshot is not None:
             say(f"recovers from snapshot {report.snapshot:,} and the entries behind it")
         _say_orphans(report.orphans)
