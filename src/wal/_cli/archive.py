@@ -38,11 +38,12 @@ def archive(
     etcd: Etcd = False,
 ) -> Exit:
     """
-    Upload a log to an archive: S3, Google Cloud Storage, Azure, or a local directory.
+    Upload what is sealed to an object store.
 
-    What is uploaded are the sealed segments, all but the last, and the snapshots of a storage; what is there already is
-    not uploaded again. It works beside the log's writer, and changes nothing in its directory. Each segment is verified
-    before. Credentials come from the environment, such as AWS_ACCESS_KEY_ID.
+    That is S3, Google Cloud Storage, Azure, or a local directory. Sealed are all segments but the last, and the
+    snapshots whose markers they have. What is there already is not uploaded again. It works beside the log's writer,
+    and changes nothing in its directory. Each segment is verified before. Credentials come from the environment, such
+    as AWS_ACCESS_KEY_ID.
 
     An archive has one archiver. This command takes it over: one that is still at work elsewhere ends with exit code 3.
     With --follow, a store that does not answer is asked again after the interval. It needs the extra wal[archive].

@@ -46,10 +46,11 @@ def restore(
     etcd: Etcd = False,
 ) -> Exit:
     """
-    Make a log's directory, or a storage's, out of an archive.
+    Make a directory out of an archive.
 
-    Everything is verified before the directory gets its name: if it is there, it is whole. It ends with exit code 1 if
-    anything in the archive is damaged or missing. --index needs the log's record classes; see wal dump --help.
+    It is a log's, or a storage's, as it was archived. Everything is verified before the directory gets its name: if it
+    is there, it is whole. The exit code is 1 if anything in the archive is damaged or missing. --index needs the log's
+    record classes; see wal dump --help.
 
     A log that went back to an index goes on otherwise than its archive. Archive it to a new place. It needs the extra
     wal[archive].
@@ -70,9 +71,10 @@ def restore(
         if as_json:
             say(json.dumps({"in_order": True, **asdict(verified)}, indent=2))
         else:
+            held = f"{counted(verified.segments, 'segment')}, {counted(verified.snapshots, 'snapshot')}"
             say(
-                f"{visible(store)}: in order: {counted(verified.segments, 'segment')},"
-                f" {counted(verified.snapshots, 'snapshot')}, {verified.bytes:,} bytes, last index {verified.last_index:,}, owner number {verified.epoch:,}"
+                f"{visible(store)}: in order: {held}, {verified.bytes:,} bytes, last index {verified.last_index:,},"
+                f" owner number {verified.epoch:,}"
             )
             _say_orphans(verified.orphans)
         return Exit.FINE
@@ -81,9 +83,8 @@ def restore(
     if as_json:
         say(json.dumps({**asdict(report), "path": str(report.path)}, indent=2))
     else:
-        say(
-            f"{visible(str(report.path))}: restored: {counted(report.segments, 'segment')}, last index {report.last_index:,}"
-        )
+        held = counted(report.segments, "segment")
+        say(f"{visible(str(report.path))}: restored: {held}, last index {report.last_index:,}")
         if report.snapshot is not None:
             say(f"recovers from snapshot {report.snapshot:,} and the entries behind it")
         _say_orphans(report.orphans)
