@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 import wal
 from logs import segments, tree
+from unsynced import Unsynced
 from wal.testing import SimulatedDisk
 
 pytest.importorskip("obstore", reason="pip install 'wal[archive]'")
@@ -22,6 +24,7 @@ from obstore.exceptions import GenericError
 from obstore.store import LocalStore, MemoryStore
 
 from archives import KINDS, Watched, failing, interleavings, new_store, objects_of, s3_server, store_of
+from wal._archive import manifest as manifests
 from wal.archive import (
     ArchiveConflictError,
     ArchiveDamagedError,
@@ -288,6 +291,60 @@ class TestUpload:
             assert seen == sorted(seen)
             assert seen[-1][0] == seen[-1][1] > 0
 
+    def test_beside_a_writer(self, store: Any, life: Life, tmp_path: Path) -> None:
+        """While another thread saves and cuts: whatever is archived at any time is in order."""
+        done = threading.Event()
+
+        def write() -> None:
+            while not done.is_set() and life.storage.last_index < 400:
+                life.save(10)
+
+        writer = threading.Thread(target=write)
+        with Archiver(life.path, store) as archiver:
+            writer.start()
+            try:
+                while archiver.last_index < 150:
+                    archiver.run()
+                    assert verify(store).last_index == archiver.last_index
+            finally:
+                done.set()
+                writer.join()
+            archiver.run()
+        checked(store, life, tmp_path / "restored")
+
+    def test_beside_a_purge(self, store: Any, life: Life, tmp_path: Path) -> None:
+        """A segment that is purged between the listing and its turn is no error while nothing is archived yet."""
+        life.save(100)
+        first = segments(life.path / "wal")[0]
+
+        class Purging(Unsynced):
+            def open(self, path: Path, flags: int) -> int:
+                if purging and path == first:
+                    first.unlink(missing_ok=True)
+                return super().open(path, flags)
+
+        purging: list[bool] = []
+        with Archiver(life.path, store, fs=Purging()) as archiver:
+            purging.append(True)
+            report = archiver.run()
+
+        assert report.segments[0] == segments(life.path / "wal")[0].name != first.name
+        checked(store, life, tmp_path / "restored")
+
+    def test_the_segments_alone_are_a_log(self, life: Life, tmp_path: Path) -> None:
+        """Copied out of the store by other means, they can be opened."""
+        life.save(100)
+        with Archiver(life.path, tmp_path / "store") as archiver:
+            archiver.run()
+        shutil.copytree(tmp_path / "store" / "segments", tmp_path / "copy")
+
+        log, metadata, state, entries = wal.read_wal(tmp_path / "copy")
+        log.close()
+
+        assert metadata == b"node"
+        assert state == wal.CommitState(archiver.last_index)
+        assert [entry.index for entry in entries] == list(range(1, archiver.last_index + 1))
+
     def test_a_closed_archiver_takes_no_more_runs(self, life: Life) -> None:
         """Closing it twice is harmless."""
         archiver = Archiver(life.path, MemoryStore())
@@ -317,12 +374,16 @@ def live(life: Life, store: Any, outcome: list[str]) -> None:
 
 
 class TestInterrupted:
+    @pytest.mark.torture
     @pytest.mark.parametrize("how", ["before", "after"])
     @pytest.mark.parametrize("kind", KINDS)
-    def test_at_each_request(self, kind: str, how: str, s3: Callable[[], str], tmp_path: Path) -> None:
+    def test_at_each_request(
+        self, kind: str, how: str, s3: Callable[[], str], tmp_path: Path, effort: Callable[..., int]
+    ) -> None:
         """Whichever request fails, carried out or not: the next archiver makes it whole, and doubles nothing."""
         outcome: list[str] = []
-        for number in range(1000):
+        step = effort(quick=4, full=1, deep=1) if kind == "s3" else 1
+        for number in range(0, 1000, step):
             life = Life(tmp_path / f"life-{number}")
             store = new_store(kind, s3, tmp_path)
             with suppress(ArchiveStoreError):
@@ -333,25 +394,27 @@ class TestInterrupted:
                     archiver.run()
             checked(store, life, tmp_path / f"restored-{number}")
             life.close()
-            shutil.rmtree(life.path)
-            shutil.rmtree(tmp_path / f"restored-{number}")
             if outcome:
                 break
         assert number >= 20
 
+    @pytest.mark.torture
     @pytest.mark.parametrize("how", ["before", "after"])
     @pytest.mark.parametrize("kind", KINDS)
-    def test_the_same_archiver_goes_on(self, kind: str, how: str, s3: Callable[[], str], tmp_path: Path) -> None:
+    def test_the_same_archiver_goes_on(
+        self, kind: str, how: str, s3: Callable[[], str], tmp_path: Path, effort: Callable[..., int]
+    ) -> None:
         """A run that failed is run again: what the lost request did is found out, and is no other archiver's."""
+        step = effort(quick=4, full=1, deep=1) if kind == "s3" else 1
         number, requests = 0, 1
         while number < requests:
             life = Life(tmp_path / f"life-{number}")
             store = new_store(kind, s3, tmp_path)
-            watched = failing(store, -1, how)
+            watched = Watched(store)
             archiver = Archiver(life.path, watched)
             opened = len(watched.requests)
-            failing_now = failing(store, opened + number, how)
-            watched._before, watched._after = failing_now._before, failing_now._after
+            then = failing(store, opened + number, how)
+            watched._before, watched._after = then._before, then._after
             for _ in range(2):
                 life.save(30)
                 for attempt in range(2):
@@ -363,7 +426,7 @@ class TestInterrupted:
             checked(store, life, tmp_path / f"restored-{number}")
             life.close()
             requests = max(requests, len(watched.requests) - opened)
-            number += 1
+            number += step
         assert requests >= 8
 
     @pytest.mark.parametrize("index", [None, 37], ids=["to the end", "to an index"])
@@ -383,6 +446,19 @@ class TestInterrupted:
                 break
         assert number >= 5
         assert wal.verify(here / "restored" / "wal").last_index == (index or archiver.last_index)
+
+    def test_only_what_is_needed_is_read(self, life: Life, tmp_path: Path) -> None:
+        """From the snapshot on, up to the segment in which the next entry stands."""
+        life.save(300)
+        store = MemoryStore()
+        with Archiver(life.path, store) as archiver:
+            archiver.run()
+        watched = Watched(store)
+        report = restore(watched, tmp_path / "restored", index=120)
+        read = [name for kind, name in watched.requests if kind == "get" and name.startswith("segments/")]
+
+        assert report.snapshot == 100
+        assert len(read) <= report.segments + 1 <= 4
 
     @pytest.mark.parametrize("index", [None, 37], ids=["to the end", "to an index"])
     def test_restoring_through_a_power_cut(self, index: int | None, life: Life, tmp_path: Path) -> None:
@@ -743,6 +819,12 @@ class TestConflicts:
 # ------------------------------------------------------------------------------------------------------------ damage
 
 
+def encoded(manifest: dict[str, Any]) -> bytes:
+    """Return a manifest as an object, with its digest."""
+    digest = manifests.digest_of(manifests._dumped(manifest))
+    return manifests._dumped({"manifest": manifest, "sha256": digest}) + b"\n"
+
+
 DAMAGES: dict[str, Callable[[bytes, bytes], bytes | None]] = {
     "a bit flipped at the beginning": lambda data, _: bytes([data[0] ^ 1]) + data[1:],
     "a bit flipped in the middle": lambda data, _: _flipped(data, len(data) // 2),
@@ -829,14 +911,43 @@ class TestDamage:
         assert len(verify(store).orphans) >= 2
         assert restore(store, tmp_path / "restored").orphans == verify(store).orphans
 
+    @pytest.mark.parametrize(
+        "forge",
+        [
+            pytest.param(lambda held: held["snapshots"][0].update(name="../../escaped"), id="a snapshot elsewhere"),
+            pytest.param(lambda held: held["snapshots"][0].update(index=3), id="a snapshot of another index"),
+            pytest.param(lambda held: held["snapshots"][0].update(segment=99), id="a marker in no segment"),
+            pytest.param(lambda held: held["segments"][0].update(name="../../escaped"), id="a segment elsewhere"),
+            pytest.param(lambda held: held["segments"].pop(1), id="a gap"),
+            pytest.param(lambda held: held["segments"].clear(), id="no segments"),
+            pytest.param(lambda held: held["segments"][1].update(crc_before=7), id="another chain"),
+            pytest.param(lambda held: held["segments"][1].pop("crc_before"), id="a field less"),
+            pytest.param(lambda held: held.update(more=1), id="a field more"),
+            pytest.param(lambda held: held.update(number=99), id="another number"),
+            pytest.param(lambda held: held.update(owner=None), id="no owner"),
+        ],
+    )
+    def test_a_forged_manifest(self, forge: Callable[[dict[str, Any]], object], life: Life) -> None:
+        """Its digest is right, and it is refused all the same: no name leads out of the directory."""
+        life.save(40)
+        store = MemoryStore()
+        with Archiver(life.path, store) as archiver:
+            archiver.run()
+        newest = max(name for name in objects_of(store) if name.startswith("manifest/"))
+        manifest = json.loads(objects_of(store)[newest])["manifest"]
+        forge(manifest)
+        store.put(newest, encoded(manifest))
+
+        with pytest.raises(ArchiveDamagedError):
+            verify(store)
+
     def test_a_manifest_of_a_later_version(self, life: Life) -> None:
         """It is not damaged, but nothing is guessed of it."""
         store = MemoryStore()
         Archiver(life.path, store).close()
         name = f"manifest/{1:020d}.json"
         manifest = json.loads(objects_of(store)[name])["manifest"] | {"format": 2}
-        digest = wal._archive.manifest.digest_of(wal._archive.manifest._dumped(manifest))  # type: ignore[attr-defined]
-        store.put(name, wal._archive.manifest._dumped({"manifest": manifest, "sha256": digest}))  # type: ignore[attr-defined]
+        store.put(name, encoded(manifest))
 
         with pytest.raises(ArchiveDamagedError, match="format 2"):
             verify(store)

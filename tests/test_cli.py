@@ -196,6 +196,43 @@ class TestHelp:
         assert re.fullmatch(r"wal \d+\.\d+\.\d+\S* \((compiled|pure Python), checksums by \w+\)\n", out)
 
 
+class TestArchive:
+    def test_following_uploads_what_is_sealed(self, tmp_path: Path) -> None:
+        """One line for each time that something is new; a store that does not answer is asked again."""
+        pytest.importorskip("obstore", reason="pip install 'wal[archive]'")
+        with wal.WAL.create(tmp_path / "log", segment_size=SIZE, fs=UNSYNCED) as log:
+            log.save_entry([wal.Entry(1, bytes(SIZE))])
+            log.save_entry([wal.Entry(2, bytes(SIZE))])
+            with start("archive", "log", "store", "--follow", "--interval", "0.05", here=tmp_path) as child:
+                assert child.stdout is not None
+                assert child.stderr is not None
+                assert child.stdout.readline().endswith("; the archive ends with index 1\n")
+                (tmp_path / "store").rename(tmp_path / "away")
+                (tmp_path / "store").touch()
+                log.save_entry([wal.Entry(3, bytes(SIZE))])
+                assert "segments/" in child.stderr.readline()
+                (tmp_path / "store").unlink()
+                (tmp_path / "away").rename(tmp_path / "store")
+                assert child.stdout.readline().endswith("; the archive ends with index 2\n")
+                child.send_signal(signal.SIGINT)
+            assert child.returncode == Exit.INTERRUPTED
+
+    def test_whoever_is_fenced_ends(self, tmp_path: Path) -> None:
+        """With the code of the environment, and who has taken over."""
+        pytest.importorskip("obstore", reason="pip install 'wal[archive]'")
+        with wal.WAL.create(tmp_path / "log", segment_size=SIZE, fs=UNSYNCED) as log:
+            log.save_entry([wal.Entry(1, bytes(SIZE))])
+            log.save_entry([wal.Entry(2, bytes(SIZE))])
+            with start("archive", "log", "store", "--follow", "--interval", "0.05", here=tmp_path) as child:
+                assert child.stdout is not None
+                assert child.stderr is not None
+                child.stdout.readline()
+                assert run("archive", "log", "store", here=tmp_path).exit == Exit.FINE
+                log.save_entry([wal.Entry(3, bytes(SIZE))])
+                assert f"process {os.getpid()} on" in child.stderr.read()
+            assert child.returncode == Exit.ENVIRONMENT
+
+
 # ---------------------------------------------------------------------------------------------------- the program
 
 

@@ -13,7 +13,6 @@ log, and no marker that a power cut takes back was ever believed.
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import secrets
@@ -40,8 +39,6 @@ from .source import Source
 from .walking import SealedSegment, contents_of
 
 __all__ = ["ArchiveReport", "Archiver"]
-
-_logger = logging.getLogger("wal")
 
 _SEGMENTS_PER_MANIFEST = 16
 """A manifest lists all segments, so one for each would be many bytes when a long log is archived for the first time."""
@@ -314,7 +311,6 @@ class Archiver:
         try:
             parse_snapshot(self._source.snapshots / name, data)
         except CorruptionError as error:
-            _logger.warning("a damaged snapshot is not archived: %s", error)
             batch.damaged.append(error)
             return False
         return True

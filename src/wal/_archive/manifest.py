@@ -203,10 +203,21 @@ class Manifest:
             raise ValueError(f"it is not a manifest ({error!r})") from error
         if manifest.encode() != data:
             raise ValueError("it is not in the form in which manifests are written")
-        for before, after in pairwise(manifest.segments):
+        manifest._check()
+        return manifest
+
+    def _check(self) -> None:
+        """Refuse names that could lead anywhere else, and segments that are no log."""
+        for snapshot in self.snapshots:
+            if snapshot.name not in (f"{snapshot.index:016x}.snap", f"{snapshot.index:016x}.snap.db"):
+                raise ValueError(f"{snapshot.name!r} is not the name of snapshot {snapshot.index}")
+        names = [segment.parsed for segment in self.segments]
+        for snapshot in self.snapshots:
+            if not names or not names[0].sequence <= snapshot.segment <= names[-1].sequence:
+                raise ValueError(f"the marker of {snapshot.name} is not in the archived segments")
+        for before, after in pairwise(self.segments):
             if after.parsed.sequence != before.parsed.sequence + 1 or after.crc_before != before.crc_after:
                 raise ValueError(f"segment {after.name} does not follow {before.name}")
-        return manifest
 
     @classmethod
     def _of(cls, content: Mapping[str, Any]) -> Manifest:

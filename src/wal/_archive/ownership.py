@@ -12,7 +12,6 @@ A request whose answer was lost is asked for: the manifest of that number is our
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from wal._errors import FencedError
@@ -22,8 +21,6 @@ from .manifest import Manifest, Owner, manifest_name, manifest_number
 from .objects import Objects
 
 __all__ = ["advance", "fenced_by", "newest_manifest", "take_over"]
-
-_logger = logging.getLogger("wal")
 
 _KEPT = 10
 """How many manifests are kept, so that a listing that is made of parts has one of them at least."""
@@ -134,10 +131,8 @@ def _confirm(objects: Objects, number: int) -> None:
     for old in sorted(numbers)[:-_KEPT]:
         try:
             objects.delete(manifest_name(old))
-        except ArchiveStoreError as error:
-            # It does no harm, and may be forbidden on purpose.
-            _logger.info("an old manifest could not be removed: %s", error)
-            return
+        except ArchiveStoreError:
+            return  # it does no harm, and may be forbidden on purpose
 
 
 def fenced_by(objects: Objects, manifest: Manifest) -> FencedError:
