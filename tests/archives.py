@@ -176,7 +176,7 @@ class Turns:
         for thread in self._threads:
             thread.start()
             self._arrived.acquire()
-        played = []
+        played: list[tuple[int, list[int]]] = []
         while waiting := [number for number, done in enumerate(self._done) if not done]:
             chosen = schedule[len(played)] if len(played) < len(schedule) else waiting[0]
             played.append((chosen, [number for number in waiting if number != chosen]))

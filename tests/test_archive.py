@@ -16,7 +16,7 @@ import pytest
 import wal
 from logs import segments, tree
 from unsynced import Unsynced
-from wal.testing import SimulatedDisk
+from wal.testing import Crash, SimulatedDisk
 
 pytest.importorskip("obstore", reason="pip install 'wal[archive]'")
 
@@ -47,7 +47,7 @@ def tmp_path(memory: Path) -> Path:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Callable[[], str]]:
     """The endpoint of an S3 server, started when it is asked for."""
-    servers = []
+    servers: list[tuple[Any, str]] = []
 
     def endpoint() -> str:
         if not servers:
@@ -96,6 +96,11 @@ def life(tmp_path: Path) -> Iterator[Life]:
     life.close()
 
 
+def data_of(entry: wal.LogEntry) -> bytes:
+    assert isinstance(entry, wal.Entry)
+    return entry.data
+
+
 def checked(store: Any, life: Life, directory: Path) -> None:
     """The archive holds all that is sealed, once, and restoring it gives the log exactly."""
     report = verify(store)
@@ -118,7 +123,7 @@ def checked(store: Any, life: Life, directory: Path) -> None:
         start = recovered.snapshot.index if recovered.snapshot else 0
         indexes = list(range(start + 1, restored.last_index + 1))
         assert [entry.index for entry in recovered.entries] == indexes
-        assert [entry.data for entry in recovered.entries] == [f"entry {index} ".encode() * 30 for index in indexes]
+        assert [data_of(entry) for entry in recovered.entries] == [f"entry {index} ".encode() * 30 for index in indexes]
         assert recovered.state == wal.CommitState(restored.last_index)
         assert recovered.snapshot is None or recovered.snapshot.data == f"state {start}".encode() * 20
         assert recovered.metadata == b"node"
@@ -467,7 +472,8 @@ class TestInterrupted:
         store = MemoryStore()
         with Archiver(life.path, store) as archiver:
             archiver.run()
-        disk, moments = SimulatedDisk(), []
+        disk = SimulatedDisk()
+        moments: list[Crash] = []
         disk.before_change = lambda _: moments.extend(disk.crashes(random, subsets=4))
         random = Random(index)
         restore(store, disk.top / "a" / "restored", index=index, fs=disk)
@@ -510,7 +516,7 @@ class TestInterrupted:
         for at in range(1, 10_000):
             calls[0] = 0
             try:
-                restore(store, here / "restored", index=37, fs=Failing(at))  # type: ignore[arg-type]
+                restore(store, here / "restored", index=37, fs=Failing(at))
             except OSError:
                 names = [path.name for path in here.iterdir()]
                 if "restored" in names:  # all but the sync of its name was done
@@ -800,7 +806,7 @@ class TestConflicts:
         storage, recovered = wal.open_storage(tmp_path / "restored")
         storage.close()
         assert restored.last_index == storage.last_index
-        assert recovered.entries[-1].data == f"entry {restored.last_index} ".encode() * 30
+        assert data_of(recovered.entries[-1]) == f"entry {restored.last_index} ".encode() * 30
 
     def test_a_log_that_went_back_does_not(self, store: Any, life: Life, tmp_path: Path) -> None:
         """It goes on otherwise than the archive."""
@@ -1135,8 +1141,17 @@ class TestPlaces:
         calls: list[str] = []
         system = wal._files.OPERATING_SYSTEM
         link, fsync = wal._archive.directory.os.link, type(system).fsync  # type: ignore[attr-defined]
-        monkeypatch.setattr(type(system), "fsync", lambda self, fd: (calls.append("sync"), fsync(self, fd))[1])
-        monkeypatch.setattr("os.link", lambda *names: (calls.append("link"), link(*names))[1])
+
+        def noted_sync(self: Any, fd: int) -> None:
+            calls.append("sync")
+            fsync(self, fd)
+
+        def noted_link(source: Path, target: Path) -> None:
+            calls.append("link")
+            link(source, target)
+
+        monkeypatch.setattr(type(system), "fsync", noted_sync)
+        monkeypatch.setattr("os.link", noted_link)
         store = store_of(tmp_path / "store")
         store.put("segments/x", b"first", mode="create")
         calls.clear()

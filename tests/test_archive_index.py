@@ -61,8 +61,9 @@ class Record(NamedTuple):
     save: int
 
 
-def saved_in(entry: wal.Entry) -> int:
+def saved_in(entry: wal.LogEntry) -> int:
     """Return the number of the save in which an entry was written; -1 for those that only seal."""
+    assert isinstance(entry, wal.Entry)
     return int(entry.data.split(b" ")[0]) if entry.data[:1].isdigit() else -1
 
 
