@@ -32,7 +32,7 @@ suppress_warnings: list[str] = []
 nitpicky = True
 # The libraries of others are not looked up: that would take the network. Type variables have no place of their own.
 nitpick_ignore_regex = [
-    (r"py:.*", rf"(prometheus_client|{'|'.join(sorted(sys.stdlib_module_names))})(\..+)?"),
+    (r"py:.*", rf"(obstore|prometheus_client|{'|'.join(sorted(sys.stdlib_module_names))})(\..+)?"),
     (r"py:(obj|class)", r"(.+\.)?(_?(Entry|State|Snapshot|Saved)T\w*|_[CRT])"),
 ]
 

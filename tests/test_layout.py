@@ -16,6 +16,7 @@ import wal
 PACKAGE = Path(__file__).parent.parent / "src" / "wal"  # what is installed may lack the sources of what is compiled
 MODULES = sorted(PACKAGE.glob("*.py"))
 COMMAND_LINE = sorted((PACKAGE / "_cli").glob("*.py"))
+ARCHIVE = sorted((PACKAGE / "_archive").glob("*.py"))
 
 FLOORS = [
     {"_events"},
@@ -33,6 +34,7 @@ FLOORS = [
     {"_reader", "_wal"},
     {"_recovery"},
     {"_file_storage", "aio"},
+    {"archive"},
     {"__init__"},
     {"__main__"},
 ]
@@ -44,21 +46,25 @@ COMPILER = {"librt", "mypy_extensions"}
 COMMANDS = {"rich", "typer"}
 """What the command line needs besides."""
 
-EXTRAS = {"prometheus": {"prometheus_client"}, "__main__": COMMANDS}  # which looks whether they are there
+EXTRAS = {
+    "archive": {"obstore"},
+    "prometheus": {"prometheus_client"},
+    "__main__": COMMANDS,  # which looks whether they are there
+}
 """What modules need that come with an extra; ``import wal`` does without them."""
 
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 each_command_module = pytest.mark.parametrize("path", COMMAND_LINE, ids=lambda path: path.stem)
 any_module = pytest.mark.parametrize(
-    "path", MODULES + COMMAND_LINE, ids=lambda path: str(path.relative_to(PACKAGE).with_suffix(""))
+    "path", MODULES + COMMAND_LINE + ARCHIVE, ids=lambda path: str(path.relative_to(PACKAGE).with_suffix(""))
 )
 
 
 COMMAND_LINE_FLOORS = [
     {"exits", "histogram", "options", "terminal"},
     {"outcome", "reading", "rendering"},
-    {"classes", "decoding", "place", "snapshots"},
-    {"bench", "dump", "follow", "repair", "stat", "verify"},
+    {"classes", "decoding", "extra", "place", "snapshots"},
+    {"archive", "bench", "dump", "follow", "repair", "restore", "stat", "verify"},
     {"app"},
     {"__init__"},
 ]
@@ -66,6 +72,20 @@ COMMAND_LINE_FLOORS = [
 
 PRIVATE = {("bench", "_files"), ("classes", "_records")}
 """The same syncs as a log makes, and the process-wide registry: else the command line knows the public API alone."""
+
+
+ARCHIVE_FLOORS = [
+    {"directory", "errors", "manifest", "walking"},
+    {"objects", "source", "target"},
+    {"ownership"},
+    {"archiver", "reading"},
+    {"restoring", "verifying"},
+    {"__init__"},
+]
+"""Those of the archive, which stands on the library, and on which nothing stands but ``archive``."""
+
+STORES = {"directory", "objects"}
+"""The modules of the archive that know obstore."""
 
 
 def floor_of(module: str) -> int:
@@ -92,7 +112,7 @@ def test_every_module_has_a_floor() -> None:
 @each_module
 def test_imports_run_downwards(path: Path) -> None:
     """A module imports its own kind from lower floors only, by relative imports."""
-    own = {module for level, module in imports(ast.parse(path.read_text())) if level} - {"_cli"}
+    own = {module for level, module in imports(ast.parse(path.read_text())) if level} - {"_cli", "_archive"}
 
     assert {module for module in own if floor_of(module) >= floor_of(path.stem)} == set()
     assert {level for level, _ in imports(ast.parse(path.read_text()))} <= {0, 1}
@@ -161,6 +181,34 @@ def test_nothing_but_the_program_imports_the_command_line() -> None:
     }
 
     assert users == {"__main__"}
+
+
+def test_every_module_of_the_archive_has_a_floor() -> None:
+    """A new one is put on a floor, and one that is gone leaves it."""
+    assert sorted(module for floor in ARCHIVE_FLOORS for module in floor) == sorted(path.stem for path in ARCHIVE)
+
+
+@pytest.mark.parametrize("path", ARCHIVE, ids=lambda path: path.stem)
+def test_the_archive_stands_on_the_library(path: Path) -> None:
+    """Its modules import from its own lower floors and from the library's modules; two of them know the stores."""
+    floor = next(floor for floor, modules in enumerate(ARCHIVE_FLOORS) if path.stem in modules)
+    tree = ast.parse(path.read_text())
+    others = {module for level, module in imports(tree) if not level} - sys.stdlib_module_names
+
+    assert {module for level, module in imports(tree) if level} <= set().union(*ARCHIVE_FLOORS[:floor])
+    assert {level for level, _ in imports(tree)} <= {0, 1}
+    assert others <= {"wal"} | ({"obstore"} if path.stem in STORES else set())
+
+
+def test_nothing_but_the_public_module_imports_the_archive() -> None:
+    """The library is complete without it."""
+    users = {
+        path.stem
+        for path in MODULES + COMMAND_LINE
+        if "_archive" in {module for level, module in imports(ast.parse(path.read_text())) if level}
+    }
+
+    assert users == {"archive"}
 
 
 CLOCK = {

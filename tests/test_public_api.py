@@ -20,6 +20,7 @@ import pytest
 
 import wal
 import wal.aio
+import wal.archive
 import wal.prometheus
 import wal.testing
 from wal import _errors
@@ -33,6 +34,7 @@ PUBLIC = {
     "Entry",
     "EntrySource",
     "EntryTooLargeError",
+    "FencedError",
     "FileStorage",
     "FileSystem",
     "Follower",
@@ -101,11 +103,25 @@ PUBLIC = {
 }
 PUBLIC_ETCD = {"Entry", "HardState", "Snapshot", "registry"}
 PUBLIC_AIO = {"AsyncFollower", "AsyncReadWAL", "AsyncWAL", "follow", "read_wal"}
+PUBLIC_ARCHIVE = {
+    "ArchiveConflictError",
+    "ArchiveDamagedError",
+    "ArchiveNotFoundError",
+    "ArchiveReport",
+    "ArchiveStoreError",
+    "ArchiveVerifyReport",
+    "Archiver",
+    "ObjectStore",
+    "RestoreReport",
+    "restore",
+    "verify",
+}
 PUBLIC_PROMETHEUS = {"PrometheusObserver"}
 PUBLIC_TESTING = {"Crash", "SimulatedDisk", "StorageConformance"}
 PUBLIC_MODULES = {
     wal: PUBLIC,
     wal.aio: PUBLIC_AIO,
+    wal.archive: PUBLIC_ARCHIVE,
     wal.etcd: PUBLIC_ETCD,
     wal.prometheus: PUBLIC_PROMETHEUS,
     wal.testing: PUBLIC_TESTING,
@@ -146,7 +162,7 @@ SIGNATURES = {
     "plan_repair": "(path, *, force=False, progress=None, fs=...)",
     "repair": "(path, *, force=False, confirm=None, progress=None, fs=...)",
     "exists": "(path, *, fs=...)",
-    "purge": "(path, snapshot, *, keep=0, registry=None, fs=...)",
+    "purge": "(path, snapshot, *, keep=0, archived=None, registry=None, fs=...)",
     "open_storage": (
         "(path, metadata=b'', *, registry=None, retention=Retention(snapshots=2, segments=0), "
         + OPENING.removeprefix("registry=None, ")
@@ -202,7 +218,7 @@ SIGNATURES = {
     "SegmentSurvey": "(path, first_index, last_index, size, bytes, records, entries, read)",
     "SnapshotData": "(index, data=b'', metadata=b'')",
     "Recovered": "(snapshot, metadata, state, entries, repaired, skipped)",
-    "Retention": "(snapshots=2, segments=0)",
+    "Retention": "(snapshots=2, segments=0, archived=None)",
     "VerifyReport": "(path, segments, records, entries, bytes, last_index, tail)",
     "PendingSave.wait": "(self)",
     "Observer.committed": "(self, group)",
@@ -216,6 +232,15 @@ SIGNATURES = {
     "SegmentCut": "(path, bytes, seconds)",
     "SnapshotSave": "(path, bytes, database, sync_s, seconds)",
     "prometheus.PrometheusObserver": "(log='', *, registry=..., etcd_names=False)",
+    "archive.Archiver": "(path, store, *, registry=None, fs=...)",
+    "archive.Archiver.run": "(self, *, progress=None)",
+    "archive.Archiver.holds": "(self, path)",
+    "archive.Archiver.close": "(self)",
+    "archive.ArchiveReport": "(segments, snapshots, bytes, adopted, damaged, last_index)",
+    "archive.ArchiveVerifyReport": ("(segments, snapshots, bytes, first_index, last_index, epoch, owner, orphans)"),
+    "archive.RestoreReport": "(path, last_index, snapshot, segments, bytes, orphans)",
+    "archive.restore": "(store, path, *, index=None, registry=None, progress=None, fs=...)",
+    "archive.verify": "(store, *, progress=None)",
     "aio.AsyncWAL": "(log, *, max_pending_bytes=16000000)",
     "aio.AsyncWAL.create": "(path, metadata=b'', *, max_pending_bytes=16000000, **options)",
     "aio.AsyncWAL.save": "(self, state, entries)",
@@ -245,6 +270,7 @@ PROPERTIES = {
     "WAL": {"closed", "first_index", "has_state", "last_index", "metadata", "path", "registry", "repaired", "state"},
     "WALReader": {"first_index", "last_index"},
     "aio.AsyncWAL": {"last_index", "log"},
+    "archive.Archiver": {"epoch", "last_index"},
     "etcd.HardState": {"committed"},
 }
 
@@ -267,6 +293,8 @@ WRITERS = [
     "aio.AsyncWAL.sync",
     "aio.AsyncWAL.close",
     "aio.read_wal",
+    "archive.Archiver.run",
+    "archive.restore",
     "FileStorage.save",
     "FileStorage.save_entry",
     "FileStorage.save_state",
@@ -303,6 +331,7 @@ ERRORS = [
     wal.SnapshotOutOfDateError(7, "there is a snapshot of index 7"),
     wal.CompactedError(7, "entry 7 is compacted"),
     wal.UnavailableError(7, "entry 7 is not there yet"),
+    wal.FencedError("somebody has taken over"),
     wal.CorruptionError(*CORRUPTION),
     wal.TornWriteError(*CORRUPTION),
     wal.CRCMismatchError(*CORRUPTION, expected=1, found=2),
@@ -316,7 +345,13 @@ ERRORS = [
     wal.WALLockedError(*ENVIRONMENT),
     wal.WALFailedError(*ENVIRONMENT),
 ]
-for _error in ERRORS:
+ERRORS_OF_ARCHIVES = [
+    wal.archive.ArchiveConflictError("s3://bucket", "another log"),
+    wal.archive.ArchiveDamagedError("s3://bucket", "segments/x.wal", "it is missing", offset=7),
+    wal.archive.ArchiveNotFoundError("s3://bucket", "there is no archive here"),
+    wal.archive.ArchiveStoreError("s3://bucket", "listing manifest/ failed"),
+]
+for _error in [*ERRORS, *ERRORS_OF_ARCHIVES]:
     _error.add_note("seen on node 1")
     if isinstance(_error, wal.CorruptionError):
         _error.entries = [lambda: "an object that does not pickle"]
@@ -344,11 +379,14 @@ VALUES = [
     wal.SnapshotData(7, b"state", b"metadata"),
     wal.Recovered(wal.SnapshotData(7), b"node-1", wal.CommitState(8), [wal.Entry(8)], None, ()),
     wal.Retention(3, 1),
+    wal.archive.ArchiveReport(("a.wal",), ("b.snap",), 7, (), (), 9),
+    wal.archive.ArchiveVerifyReport(1, 1, 7, 0, 9, 1, "process 7 on node", ()),
+    wal.archive.RestoreReport(SEGMENT.parent, 9, None, 1, 7, ()),
 ]
 
 
 CONCRETE = re.compile(
-    r"(WAL|WALReader|Follower|RecordRegistry|FileStorage|Snapshotter|MemoryStorage|Observer|aio\.\w+)\."
+    r"(WAL|WALReader|Follower|RecordRegistry|FileStorage|Snapshotter|MemoryStorage|Observer|aio\.\w+|archive\.Archiver)\."
 )
 """The members of classes that are no contracts."""
 
@@ -363,6 +401,7 @@ def named(name: str) -> Any:
 NAMES = sorted(
     PUBLIC
     | {f"aio.{name}" for name in PUBLIC_AIO}
+    | {f"archive.{name}" for name in PUBLIC_ARCHIVE}
     | {f"etcd.{name}" for name in PUBLIC_ETCD}
     | {f"prometheus.{name}" for name in PUBLIC_PROMETHEUS}
     | {f"testing.{name}" for name in PUBLIC_TESTING}
@@ -520,14 +559,15 @@ class TestDocumentation:
     def test_raises_names_errors(self, name: str) -> None:
         """``Raises`` lists public errors, or errors of Python."""
         for error in sections(named(name).__doc__).get("Raises", ()):
-            assert issubclass(getattr(wal, error, None) or getattr(builtins, error), Exception)
+            found = getattr(wal, error, None) or getattr(wal.archive, error, None) or getattr(builtins, error)
+            assert issubclass(found, Exception)
 
     @pytest.mark.parametrize("name", [name for name in CLASSES if fields_of(named(name))])
     def test_fields_are_explained(self, name: str) -> None:
         """``Attributes`` of a class or of its bases list every field."""
         assert fields_of(named(name)) <= attributes(named(name))
 
-    @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+    @pytest.mark.parametrize("error", ERRORS + ERRORS_OF_ARCHIVES, ids=lambda error: type(error).__name__)
     def test_fields_of_errors_are_explained(self, error: wal.WALError) -> None:
         """``Attributes`` of an error's class or of its bases list everything that it carries."""
         assert set(vars(error)) - {"__notes__"} <= attributes(type(error))
@@ -554,7 +594,7 @@ class TestErrors:
 
         assert {type(error).__name__: type(error).__bases__ for error in ERRORS} == drawn
 
-    @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+    @pytest.mark.parametrize("error", ERRORS + ERRORS_OF_ARCHIVES, ids=lambda error: type(error).__name__)
     @pytest.mark.parametrize(
         "duplicate",
         [
@@ -574,7 +614,7 @@ class TestErrors:
         assert other.args == error.args
         assert repr(other) == repr(error)
 
-    @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+    @pytest.mark.parametrize("error", ERRORS + ERRORS_OF_ARCHIVES, ids=lambda error: type(error).__name__)
     def test_errors_speak(self, error: wal.WALError) -> None:
         """The text has the reason, and the path and the byte if the error knows them."""
         text = str(error)

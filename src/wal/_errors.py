@@ -24,6 +24,7 @@ The errors, one tree.
     │   ├── MetadataConflictError
     │   ├── IndexGapError
     │   └── SegmentGapError
+    ├── FencedError                another owner has taken over
     └── WALEnvironmentError        the machine, or another process
         ├── WALExistsError         (FileExistsError)
         ├── WALNotFoundError       (FileNotFoundError)
@@ -46,6 +47,7 @@ __all__ = [
     "CompactedError",
     "CorruptionError",
     "EntryTooLargeError",
+    "FencedError",
     "IndexGapError",
     "IndexOrderError",
     "MetadataConflictError",
@@ -284,6 +286,10 @@ class IndexGapError(CorruptionError):
 
 class SegmentGapError(CorruptionError):
     """Segments are missing from the directory."""
+
+
+class FencedError(WALError):
+    """Another owner has taken over. This one has stopped for good; the message says who took over."""
 
 
 class WALEnvironmentError(WALError):

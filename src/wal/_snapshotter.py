@@ -44,7 +44,7 @@ from ._observer import Observer, SnapshotSave, checked
 from ._protobuf import BYTES, UINT, bytes_field, decode_message, read_varint, uint_field
 from ._records import Snapshot
 
-__all__ = ["SnapshotData", "Snapshotter"]
+__all__ = ["SnapshotData", "Snapshotter", "parse_snapshot"]
 
 _NAME = re.compile(r"([0-9a-f]{16})\.snap", re.ASCII)
 _DATABASE = re.compile(r"([0-9a-f]{16})\.snap\.db", re.ASCII)
@@ -79,6 +79,28 @@ class SnapshotData:
     index: int
     data: bytes = b""
     metadata: bytes = b""
+
+
+def parse_snapshot(path: Path, content: bytes) -> SnapshotData:
+    """
+    Return the snapshot that the file ``path`` has as its content.
+
+    Raises:
+        CorruptionError: It is damaged, or is not that snapshot.
+    """
+    try:
+        crc, payload = decode_message(content, (UINT, BYTES))
+        index, data, metadata = decode_message(payload, (UINT, BYTES, BYTES))
+    except ValueError as error:
+        raise CorruptionError(path, 0, f"this is not a snapshot: {error}") from None
+    actual = extend(0, payload)
+    if crc != actual:
+        raise CRCMismatchError(path, 0, "the checksum is wrong", expected=actual, found=crc)
+    if index == 0:
+        raise CorruptionError(path, 0, "this is not a snapshot: it has no index")
+    if path.name != f"{index:016x}.snap":
+        raise CorruptionError(path, 0, f"this is the snapshot of index {index}, under another's name")
+    return SnapshotData(index, data, metadata)
 
 
 class Snapshotter:
@@ -271,20 +293,7 @@ class Snapshotter:
             if declared != size:
                 # Not read into memory: it may be as long as a damaged file system says.
                 raise CorruptionError(path, 0, f"this is not a snapshot: it has {size:,} bytes instead of {declared:,}")
-            content = file.read(0, size)
-        try:
-            crc, payload = decode_message(content, (UINT, BYTES))
-            index, data, metadata = decode_message(payload, (UINT, BYTES, BYTES))
-        except ValueError as error:
-            raise CorruptionError(path, 0, f"this is not a snapshot: {error}") from None
-        actual = extend(0, payload)
-        if crc != actual:
-            raise CRCMismatchError(path, 0, "the checksum is wrong", expected=actual, found=crc)
-        if index == 0:
-            raise CorruptionError(path, 0, "this is not a snapshot: it has no index")
-        if path.name != f"{index:016x}.snap":
-            raise CorruptionError(path, 0, f"this is the snapshot of index {index}, under another's name")
-        return SnapshotData(index, data, metadata)
+            return parse_snapshot(path, file.read(0, size))
 
     def _indexes(self, pattern: re.Pattern[str]) -> list[int]:
         try:
@@ -324,6 +333,12 @@ class Snapshotter:
         When this returns, the removal is durable.
         """
         return self._remove([f"{i:016x}.snap" for i in reversed(self._indexes(_NAME)) if i < index])
+
+    def _files_before(self, index: int) -> list[Path]:
+        """Return the files of the snapshots and databases that are older than ``index``, in any order."""
+        names = [f"{i:016x}.snap" for i in self._indexes(_NAME) if i < index]
+        names += [f"{i:016x}.snap.db" for i in self._indexes(_DATABASE) if i < index]
+        return [self.path / name for name in names]
 
     def is_intact(self, index: int) -> bool:
         """Tell whether there is a snapshot of ``index`` and it is whole, by reading it."""
