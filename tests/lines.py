@@ -6,15 +6,16 @@ They stand where the library sends one request to one member, so that requests a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
 from typing import Any
 from unittest.mock import patch
 
-from wal._cluster import client as client_module
-from wal._cluster import opening
+from wal._cluster import client, opening
 from wal._cluster.client import Client, Refusal, Refused, Unanswered
+from wal._cluster.messages import TXN
 
 __all__ = ["Fault", "Line", "over"]
 
@@ -48,18 +49,20 @@ class Line:
         self.faults = faults or {}
         self.cut = cut
         self.count = 0
-        self.calls: list[str] = []
+        self.writing: list[bool] = []
+        """Of each request, whether it was to change something."""
         self.held: list[Send] = []
         """What is still on its way."""
         self._late: list[tuple[bytes, Send]] = []
         self._just_before: list[tuple[bytes, Send]] = []
         self._at: dict[int, list[Send]] = {}
 
-    def send(self, path: str, request: bytes, send: Send) -> Any:
+    def send(self, call: Any, message: Any, send: Send) -> Any:
         """Send a request, or not."""
         number = self.count
         self.count += 1
-        self.calls.append(path)
+        request = message.SerializeToString(deterministic=True)
+        self.writing.append(writes(call, message))
         for before in self._take(self._just_before, request):
             _quietly(before)
         try:
@@ -118,34 +121,38 @@ class Line:
 
 def _quietly(send: Send) -> None:
     """Send something whose answer nobody waits for."""
-    try:
+    with suppress(Refused, Unanswered):
         send()
-    except (Refused, Unanswered):
-        pass
+
+
+def writes(call: Any, request: Any) -> bool:
+    """Tell whether a request is to change something."""
+    return call is TXN and any(operation.WhichOneof("which") != "request_range" for operation in request.success)
 
 
 @contextmanager
 def over(line: Line) -> Iterator[None]:
-    """Let what is opened in this block talk to its cluster over the line, without pauses between tries."""
+    """
+    Let what is opened in this block talk to its cluster over the line, without pauses between tries.
+
+    What is late arrives also when who has sent it is closed, up to the end of the block.
+    """
+    others: list[Client] = []
 
     class Lined(Client):
-        def _send(self, number: int, call: Any, request: Any, deadline: float, metadata: Any) -> Any:
-            def send() -> Any:
-                # A request that is late has a deadline of its own.
-                late = max(deadline, client_module.time.monotonic() + 5)
-                return Client._send(plain, number, call, request, late, metadata)
-
-            plain = self._plain
-            return line.send(call.path.rpartition("/")[2], request.SerializeToString(deterministic=True), send)
-
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
-            self._plain = Client(*arguments, **options)  # which is still open when this one is closed
-            connections.append(self._plain)
+            self.other = Client(*arguments, **options)
+            others.append(self.other)
 
-    connections: list[Client] = []
-    with patch.object(opening, "Client", Lined), patch.object(client_module, "PAUSE_S", 0.0):
-        try:
-            yield
-        finally:
-            line.close = lambda: [connection.close() for connection in connections]  # type: ignore[attr-defined]
+        def _send(self, number: int, call: Any, request: Any, deadline: float, metadata: Any) -> Any:
+            def send() -> Any:
+                # What is late has time of its own.
+                return self.other._send(number, call, request, max(deadline, time.monotonic() + 5), metadata)
+
+            return line.send(call, request, send)
+
+    with patch.object(opening, "Client", Lined), patch.object(client, "PAUSE_S", 0.0), ExitStack() as stack:
+        yield
+        for other in others:
+            stack.callback(other.close)

@@ -125,7 +125,7 @@ def open_storage(
         password=password,
     )
     try:
-        quota = Quota(client, quota_bytes)
+        quota = Quota(client, quota_bytes, timeout_s=timeout_s)
         quota.check(size)
         taken = take(client, keys, (format, value, End(1, crc, 0, 0)), timeout_s=timeout_s)
         snapshots = SnapshotBytes(

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 from wal._errors import CorruptionError, FencedError, WALFailedError
 
-from .client import Client, Refused, Unanswered, refusal_error
+from .client import Client, Refusal, Refused, Unanswered, refusal_error
 from .entities import BEGINNING, End, Format, Owner, Tail, path_of
 from .keys import Keys
 from .messages import RANGE, TXN, compare_mod, put_op, range_op, range_request
@@ -271,6 +271,10 @@ def take(client: Client, keys: Keys, new: tuple[Format, bytes, End], *, timeout_
             except Unanswered as error:
                 client.pause(deadline, error)
                 continue
+            except Refused as error:
+                if error.refusal is Refusal.NO_SPACE and _read(client, keys, deadline).is_of(token, keys):
+                    continue
+                raise
             if response.succeeded:
                 # Between the look and this the former owner may have saved something.
                 tail_now = _seen(response.responses[-1].response_range)
@@ -296,6 +300,10 @@ class _Found(NamedTuple):
     format: _Seen
     tail: _Seen
     revision: int
+
+    def is_of(self, token: str, keys: Keys) -> bool:
+        """Tell whether there is an owner with this token."""
+        return self.owner.revision > 0 and Owner.of(self.owner.value, keys.owner).token == token
 
     def parsed(self, keys: Keys) -> tuple[Owner, Format, Tail]:
         """Return what they say; ``CorruptionError`` if one is missing or damaged."""

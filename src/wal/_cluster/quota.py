@@ -13,7 +13,7 @@ import time
 
 from wal._errors import QuotaExceededError
 
-from .client import Client, Refused, Unanswered
+from .client import Client, Refused, Unanswered, refusal_error
 from .messages import STATUS
 
 __all__ = ["DEFAULT_QUOTA_BYTES", "Quota"]
@@ -34,13 +34,15 @@ class Quota:
     Args:
         client: Who is asked.
         quota_bytes: The members' ``--quota-backend-bytes``.
+        timeout_s: How long to try until a member has answered for the first time, in seconds.
     """
 
-    def __init__(self, client: Client, quota_bytes: int) -> None:
+    def __init__(self, client: Client, quota_bytes: int, *, timeout_s: float) -> None:
         if quota_bytes < 1:
             raise ValueError(f"quota_bytes must be at least 1, not {quota_bytes}")
         self._client = client
         self._quota = quota_bytes
+        self._timeout_s = timeout_s
         self._sizes: dict[int, int] = {}
         self._sent = 0
 
@@ -50,6 +52,7 @@ class Quota:
 
         Raises:
             QuotaExceededError: It does not. Nothing was sent.
+            ClusterUnavailableError: No member has ever answered.
         """
         size += REQUEST_OVERHEAD
         if not self._sizes or 2 * (self._sent + size) > self._left:
@@ -67,17 +70,29 @@ class Quota:
         return self._quota - max(self._sizes.values(), default=0)
 
     def _ask(self) -> None:
+        """Ask all members; if none has ever answered, until one does."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            unanswered = self._ask_once()
+            if unanswered is None:
+                self._sent = 0
+                return
+            if self._sizes:
+                return
+            self._client.pause(deadline, unanswered)
+
+    def _ask_once(self) -> Unanswered | None:
+        """Ask all members; return what the last one said if none of them has answered."""
         answered = False
-        unanswered: Unanswered | Refused | None = None
+        unanswered: Unanswered | None = None
         for member in range(len(self._client.endpoints)):
-            deadline = time.monotonic() + STATUS_TIMEOUT_S
+            deadline = time.monotonic() + min(STATUS_TIMEOUT_S, self._timeout_s)
             try:
                 status = self._client.call(STATUS, STATUS.request(), deadline=deadline, member=member)
-            except (Refused, Unanswered) as error:
+            except Unanswered as error:
                 unanswered = error  # what it said last counts
+            except Refused as error:
+                raise refusal_error(self._client.path, error) from error
             else:
                 self._sizes[member], answered = status.db_size, True
-        if answered:
-            self._sent = 0
-        elif not self._sizes:
-            raise self._client.unavailable(unanswered.words if unanswered is not None else "")
+        return None if answered else unanswered

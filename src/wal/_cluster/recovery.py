@@ -99,6 +99,10 @@ def recover(
     """
     ownership, tail = taken.ownership, taken.ownership.tail
     manifests, damaged = _manifests(taken, timeout_s=timeout_s)
+    if tail.end.marker and tail.end.marker not in manifests.keys() | damaged.keys():
+        path = path_of(ownership.keys.manifest(tail.end.marker))
+        damaged[tail.end.marker] = CorruptionError(path, 0, "the log has this snapshot's marker, but the key is gone")
+        _note(damaged[tail.end.marker])
     skipped = dict(damaged)
     snapshot: SnapshotData | None = None
     for manifest in sorted(manifests.values(), reverse=True):

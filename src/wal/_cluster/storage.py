@@ -23,6 +23,7 @@ from typing import Any, Generic, NamedTuple, NoReturn, Self
 
 from wal._errors import (
     ClusterUnavailableError,
+    CorruptionError,
     FencedError,
     IndexOrderError,
     RecordTypeError,
@@ -361,7 +362,7 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
 
     def _is_intact(self, index: int) -> bool:
         if index not in self._intact and index in self._manifests:
-            with suppress(ValueError):
+            with suppress(CorruptionError):
                 self._snapshots.load(self._manifests[index], self._ownership.check())
                 self._intact.add(index)
         return index in self._intact
