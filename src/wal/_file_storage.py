@@ -57,7 +57,7 @@ from ._segments import exists
 from ._snapshotter import SnapshotData, Snapshotter
 from ._wal import MAX_RECORD_BYTES, SEGMENT_SIZE, WAL, ZERO_AHEAD_BYTES, CreateOptions
 
-__all__ = ["FileStorage", "Recovered", "Retention", "open_storage"]
+__all__ = ["FileStorage", "Recovered", "Retention", "marker_of", "open_storage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,18 @@ class Recovered(NamedTuple, Generic[EntryT_co, StateT_co]):
     entries: list[EntryT_co]
     repaired: RepairReport | None
     skipped: tuple[CorruptionError, ...]
+
+
+def marker_of(registry: RecordRegistry[Any, Any, SnapshotT], index: int) -> SnapshotT:
+    """Make a marker of the registered class from an index alone; ``RecordTypeError`` if that is not enough."""
+    cls: Any = registry.snapshot
+    try:
+        marker: SnapshotT = cls(index=index)
+    except TypeError as error:
+        raise RecordTypeError(
+            f"{cls.__qualname__} cannot be made from an index alone ({error}); pass marker="
+        ) from error
+    return marker
 
 
 @parametrized
@@ -181,7 +193,7 @@ class FileStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         if not isinstance(snapshot, SnapshotData):
             raise RecordTypeError(f"{snapshot!r:.80} is not a SnapshotData")
         if marker is None:
-            marker = self._marker(snapshot.index)
+            marker = marker_of(self._log.registry, snapshot.index)
         self._log._check_process()  # a fork may have left our lock taken for ever
         with self._lock:
             self._log._check_snapshot(marker)
@@ -210,16 +222,6 @@ class FileStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
                 committed,
                 f"a snapshot of index {index} covers more than is committed, {committed}; save the new state first",
             )
-
-    def _marker(self, index: int) -> SnapshotT_co:
-        cls: Any = self._log.registry.snapshot
-        try:
-            marker: SnapshotT_co = cls(index=index)
-        except TypeError as error:
-            raise RecordTypeError(
-                f"{cls.__qualname__} cannot be made from an index alone ({error}); pass marker="
-            ) from error
-        return marker
 
     def release(self, snapshot: Snapshot | SnapshotData) -> None:
         """

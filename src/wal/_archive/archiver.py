@@ -29,7 +29,7 @@ from wal._files import OPERATING_SYSTEM, FileSystem
 from wal._names import SegmentName
 from wal._progress import Progress
 from wal._records import RecordRegistry
-from wal._snapshotter import parse_snapshot
+from wal._snapshotter import decode_named_snapshot
 
 from .errors import ArchiveConflictError, ArchiveDamagedError
 from .manifest import Manifest, Owner, SegmentObject, SnapshotObject, digest_of
@@ -309,7 +309,7 @@ class Archiver:
     def _is_intact(self, name: str, data: bytes, batch: _Batch) -> bool:
         assert self._source.snapshots is not None
         try:
-            parse_snapshot(self._source.snapshots / name, data)
+            decode_named_snapshot(data, self._source.snapshots / name)
         except CorruptionError as error:
             batch.damaged.append(error)
             return False

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wal._errors import CorruptionError
 from wal._progress import Progress
-from wal._snapshotter import parse_snapshot
+from wal._snapshotter import decode_named_snapshot
 
 from .errors import ArchiveDamagedError, ArchiveNotFoundError
 from .manifest import Manifest, SegmentObject, SnapshotObject, digest_of
@@ -79,7 +79,7 @@ class Archive:
         data = self._content(held)
         if not held.database:
             try:
-                parse_snapshot(Path(held.name), data)
+                decode_named_snapshot(data, Path(held.name))
             except CorruptionError as error:
                 raise ArchiveDamagedError(self.objects.place, held.object, error.reason) from error
         return data
