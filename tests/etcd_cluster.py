@@ -165,9 +165,10 @@ class EtcdCluster:
         """Kill a member with -9. When this returns, it is gone."""
         self._members[member].end()
 
-    def restart(self, member: int) -> None:
-        """Start a member again that was killed. It is not waited for."""
+    def restart(self, member: int, *options: str) -> None:
+        """Start a member again that was killed, maybe with more options. It is not waited for."""
         assert self._members[member].keeper is None, "it runs"
+        self._options += options
         self._run(self._members[member], new=False)
 
     def pause(self, member: int) -> None:
