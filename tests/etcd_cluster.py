@@ -165,9 +165,10 @@ class EtcdCluster:
         """Kill a member with -9. When this returns, it is gone."""
         self._members[member].end()
 
-    def restart(self, member: int) -> None:
-        """Start a member again that was killed. It is not waited for."""
+    def restart(self, member: int, *options: str) -> None:
+        """Start a member again that was killed, maybe with more options. It is not waited for."""
         assert self._members[member].keeper is None, "it runs"
+        self._options += options
         self._run(self._members[member], new=False)
 
     def pause(self, member: int) -> None:
@@ -215,10 +216,13 @@ class EtcdCluster:
                 assert time.monotonic() < deadline, f"{member.name} does not come up; see {member.directory}.log"
                 time.sleep(POLL_S)
 
-    def post(self, member: int, path: str, body: dict[str, Any], *, timeout_s: float = 5.0) -> dict[str, Any]:
+    def post(
+        self, member: int, path: str, body: dict[str, Any], *, timeout_s: float = 5.0, token: str = ""
+    ) -> dict[str, Any]:
         """Ask one member by its JSON gateway, beside everything that is being tested."""
         url = f"{self.endpoints[member]}{path}"
-        request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json", **({"Authorization": token} if token else {})}
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request, timeout=timeout_s, context=self._context()) as answer:
             found: dict[str, Any] = json.load(answer)
             return found

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import urllib.error
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -213,11 +213,12 @@ class TestSaves:
         with wal.cluster.open_storage(etcd.endpoints, next(NAMES))[0] as storage:
             pid = os.getpid()
             monkeypatch.setattr(os, "getpid", lambda: pid + 1)
-            for call in (
+            calls: list[Callable[[], object]] = [
                 lambda: storage.save_entry([Entry(1)]),
                 storage.sync,
                 lambda: storage.release(SnapshotData(1)),
-            ):
+            ]
+            for call in calls:
                 with pytest.raises(wal.WALClosedError, match="forked child"):
                     call()
             monkeypatch.undo()

@@ -144,6 +144,7 @@ class Client:
         self._token: str | None = None
         self._lock = threading.Lock()
         self._current = 0
+        self._closed = False
         self._members = [_Member(address, _channel(address, credentials)) for address in _addresses(endpoints)]
 
     @property
@@ -188,9 +189,9 @@ class Client:
                 self.pause(deadline, error)
 
     def pause(self, deadline: float, error: Unanswered) -> None:
-        """Wait a moment before another call; ``ClusterUnavailableError`` if the deadline is over."""
+        """Wait a moment before another call; ``ClusterUnavailableError`` if the deadline is over, or this is closed."""
         left = deadline - time.monotonic()
-        if left <= 0:
+        if left <= 0 or self._closed:
             raise self.unavailable(error.words) from error
         time.sleep(min(PAUSE_S, left))
 
@@ -229,6 +230,7 @@ class Client:
 
     def close(self) -> None:
         """Give up the connections. A second call does nothing."""
+        self._closed = True
         for member in self._members:
             member.channel.close()
 

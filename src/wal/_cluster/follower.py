@@ -59,11 +59,16 @@ class EtcdFollower(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         self._stream: Any = None
         tail, revision = self._tail()
         behind = tail.end if index is None else self._behind(index, tail, revision)
-        self._start = behind.entry if index is None else index - 1
+        self._start = 0 if index is None else index - 1
         self._skipping = index is not None
         self._source = BatchSource(keys, behind.batch, behind.crc)
         self._walk = RecordWalk[EntryT_co, StateT_co, SnapshotT_co](
-            Path(keys.name), self._source, self._start, registry, last_entry=behind.entry, marker=False
+            Path(keys.name),
+            self._source,
+            None if index is None else self._start,
+            registry,
+            last_entry=behind.entry,
+            marker=False,
         )
         self._walk.last_marker = behind.marker
         self._values: Iterator[Any] | None = None
@@ -130,13 +135,15 @@ class EtcdFollower(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         """Wait for the next batch and begin to walk its records."""
         if self._values is None:
             self._values = self._batches()
-        kv = next(self._values)
+        kv = next(self._values, None)
+        if kv is None:
+            return  # it was stopped
         self._source.feed(kv.key, kv.value)
         self._records = iter(self._walk)
 
     def _batches(self) -> Iterator[Any]:
-        """Yield the batches behind the last one that was walked, one after the other, for ever."""
-        while True:
+        """Yield the batches behind the last one that was walked, one after the other, until it is stopped."""
+        while not self._stopped:
             try:
                 revision = yield from self._there()
             except _Again:

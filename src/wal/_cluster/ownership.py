@@ -118,6 +118,8 @@ class Ownership:
             try:
                 response = self.client.call(TXN, request, deadline=deadline)
             except Refused as error:
+                if not on_its_way and error.refusal is not Refusal.NO_SPACE:
+                    raise refusal_error(self.client.path, error) from error
                 refused = error
                 owner, now = self._look(deadline)
             except Unanswered as error:

@@ -10,6 +10,7 @@ of what was left may have been used.
 from __future__ import annotations
 
 import time
+from collections import deque
 
 from wal._errors import QuotaExceededError
 
@@ -22,9 +23,12 @@ DEFAULT_QUOTA_BYTES = 2 << 30
 """etcd's own default."""
 
 REQUEST_OVERHEAD = 2048
-"""What etcd counts for a request, besides its bytes: 256 for each key, and some to spare."""
+"""What a request takes besides its bytes: etcd counts 256 for each key, and its database consists of pages."""
 
 STATUS_TIMEOUT_S = 1.0
+
+REPORTED_AFTER_S = 0.5
+"""What a member says does not count what came just before: it collects changes for a tenth of a second."""
 
 
 class Quota:
@@ -45,25 +49,44 @@ class Quota:
         self._timeout_s = timeout_s
         self._sizes: dict[int, int] = {}
         self._sent = 0
+        """Since they were asked, but for what is recent."""
+        self._recent: deque[tuple[float, int]] = deque()
+        """When how much was sent."""
 
-    def check(self, size: int) -> None:
+    def check(self, size: int, *, reserve: int = 0) -> None:
         """
-        See that a request of so many bytes fits.
+        See that a request of so many bytes fits, and that some are left for what makes room.
 
         Raises:
             QuotaExceededError: It does not. Nothing was sent.
             ClusterUnavailableError: No member has ever answered.
         """
-        size += REQUEST_OVERHEAD
-        if not self._sizes or 2 * (self._sent + size) > self._left:
+        size += size // 4 + REQUEST_OVERHEAD
+        needed = size + min(reserve, self._quota // 4)
+        self._age()
+        if not self._sizes or 2 * (self._unreported + needed) > self._left:
             self._ask()
-            if size >= self._left:
+            if self._unreported + needed >= self._left and self._recent:
+                time.sleep(REPORTED_AFTER_S)  # rather than to guess
+                self._recent.clear()
+                self._ask()
+            if self._unreported + needed >= self._left:
                 raise QuotaExceededError(
                     self._client.path,
-                    f"a member's database has {self._quota - self._left:,} of {self._quota:,} bytes;"
-                    f" {size:,} more do not fit; release what is not needed, and let the members defragment",
+                    f"a member's database has {self._quota - self._left:,} of {self._quota:,} bytes; {size:,} more do"
+                    f" not fit, with {needed - size:,} kept for a snapshot; save one, release what is not needed, and"
+                    " let the members defragment",
                 )
-        self._sent += size
+        self._recent.append((time.monotonic(), size))
+
+    def _age(self) -> None:
+        while self._recent and self._recent[0][0] < time.monotonic() - REPORTED_AFTER_S:
+            self._sent += self._recent.popleft()[1]
+
+    @property
+    def _unreported(self) -> int:
+        """What was sent and the members have not counted, as far as is known."""
+        return self._sent + sum(size for _, size in self._recent)
 
     @property
     def _left(self) -> int:

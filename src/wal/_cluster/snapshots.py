@@ -78,7 +78,7 @@ class SnapshotBytes:
             raise ValueError(f"max_snapshot_bytes must be 0 or more, not {max_bytes}")
         self._ownership = ownership
         self._store = store
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._chunk_bytes = max(1, min(CHUNK_BYTES, max_request_bytes - CHUNK_OVERHEAD - 4 * len(ownership.keys.name)))
         self._timeout_s = timeout_s
         self._uploads = 0
@@ -98,11 +98,11 @@ class SnapshotBytes:
         data = encode_snapshot(snapshot)
         size = len(data)
         owner = self._ownership.owner
-        if size > self._max_bytes and self._store is None:
-            raise SnapshotTooLargeError(size, self._max_bytes)
+        if size > self.max_bytes and self._store is None:
+            raise SnapshotTooLargeError(size, self.max_bytes)
         self._uploads += 1
         name = f"{owner.epoch}-{owner.token}-{self._uploads}"
-        if size > self._max_bytes:
+        if size > self.max_bytes:
             assert self._store is not None
             self._ownership.check()  # whoever is not the owner any more leaves nothing there, either
             self._store.put(self._object(snapshot.index, name), data)

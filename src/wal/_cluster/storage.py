@@ -42,7 +42,7 @@ from wal._turns import PendingSave, Turns
 
 from .batches import BATCH_OVERHEAD, RECORD_OVERHEAD, encode_batch
 from .client import Refused
-from .entities import End, Manifest, Tail
+from .entities import End, Manifest
 from .messages import COMPACT, delete_op, put_op
 from .ownership import Ownership
 from .quota import Quota
@@ -124,6 +124,8 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         self._retention = retention
         self._max_request_bytes = max_request_bytes
         self._overhead = request_overhead(ownership.keys.name) + BATCH_OVERHEAD
+        # So that there is always room for one snapshot more, which makes room when it is released.
+        self._reserve = snapshots.max_bytes * 3 // 2 + max_request_bytes
         self._compact = compact
         self._process = os.getpid()
         self._metadata = holdings.recovered.metadata
@@ -422,10 +424,14 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         ]
         keys = self._ownership.keys
         operations = [put_op(keys.manifest(manifest.covers), manifest.value()) for manifest in manifests]
-        self._advance(
-            before._replace(epoch=self._ownership.owner.epoch, end=end, state=known.state_data),
+        request = self._ownership.request(
+            tail := before._replace(epoch=self._ownership.owner.epoch, end=end, state=known.state_data),
             [put_op(keys.batch(number), value), *operations],
         )
+        size = request.ByteSize()
+        assert size <= self._max_request_bytes, "each save was counted with the most that it can take"
+        self._quota.check(size, reserve=0 if manifests else self._reserve)
+        self._ownership.advance(tail, request)
         self._ends.append(end)
         self._known = known
         self._manifests.update({manifest.covers: manifest for manifest in manifests})
@@ -436,13 +442,6 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
                 self._queue.popleft()
                 self._uploads.pop(save, None)
         self._turns.tell(group)
-
-    def _advance(self, tail: Tail, operations: list[Any]) -> None:
-        request = self._ownership.request(tail, operations)
-        size = request.ByteSize()
-        assert size <= self._max_request_bytes, "each save was counted with the most that it can take"
-        self._quota.check(size)
-        self._ownership.advance(tail, request)
 
     def _next_group_locked(self) -> list[PendingSave]:
         """Return the next saves that fit into one request, and not more than one snapshot's marker."""
