@@ -42,6 +42,7 @@ member.wait()
 
 STARTS = 5
 PATIENCE_S = 60.0
+LOOPBACK = "127.0.0.1"
 POLL_S = 0.02
 
 
@@ -56,8 +57,10 @@ class Tls(NamedTuple):
 class _Member:
     """One member: where it listens and keeps its data, and the process, if it runs."""
 
-    def __init__(self, name: str, directory: Path) -> None:
+    def __init__(self, name: str, directory: Path, host: str, prefix: Sequence[str]) -> None:
         self.name = name
+        self.host = host
+        self.prefix = prefix
         self.directory = directory
         self.client_port, self.peer_port = _free_ports(2)
         self.keeper: subprocess.Popen[str] | None = None
@@ -94,6 +97,8 @@ class EtcdCluster:
         election_ms: After so long without, another one is elected.
         tls: If the members are to be asked by TLS.
         client_certificates: Whether those who ask must then have a certificate from the same authority.
+        hosts: The members' addresses; by default that of loopback.
+        prefixes: What stands in front of the members' commands; by default nothing.
         options: More options of etcd.
     """
 
@@ -108,6 +113,8 @@ class EtcdCluster:
         election_ms: int = 500,
         tls: Tls | None = None,
         client_certificates: bool = False,
+        hosts: Sequence[str] = (),
+        prefixes: Sequence[Sequence[str]] = (),
         options: Sequence[str] = (),
     ) -> None:
         self.directory = directory
@@ -122,6 +129,8 @@ class EtcdCluster:
             self._options += [f"--cert-file={tls.certificate}", f"--key-file={tls.key}"]
             if client_certificates:
                 self._options += ["--client-cert-auth", f"--trusted-ca-file={tls.ca}"]
+        self._hosts = hosts or [LOOPBACK] * members
+        self._prefixes = prefixes or [()] * members
         self._count = members
         self._members: list[_Member] = []
 
@@ -131,7 +140,10 @@ class EtcdCluster:
         """Make the cluster and wait until it works."""
         for attempt in range(STARTS):
             directory = self.directory / f"start-{attempt}"
-            self._members = [_Member(f"m{number}", directory / f"m{number}") for number in range(self._count)]
+            self._members = [
+                _Member(f"m{number}", directory / f"m{number}", self._hosts[number], self._prefixes[number])
+                for number in range(self._count)
+            ]
             try:
                 for member in self._members:
                     self._run(member, new=True)
@@ -184,7 +196,7 @@ class EtcdCluster:
     @property
     def endpoints(self) -> list[str]:
         """The addresses of all members, in their order."""
-        return [f"{self._scheme}://127.0.0.1:{member.client_port}" for member in self._members]
+        return [f"{self._scheme}://{member.host}:{member.client_port}" for member in self._members]
 
     @property
     def pids(self) -> list[int]:
@@ -243,13 +255,14 @@ class EtcdCluster:
     def _run(self, member: _Member, *, new: bool) -> None:
         assert ETCD is not None
         member.directory.parent.mkdir(parents=True, exist_ok=True)
-        peers = ",".join(f"{m.name}=http://127.0.0.1:{m.peer_port}" for m in self._members)
+        peers = ",".join(f"{m.name}=http://{m.host}:{m.peer_port}" for m in self._members)
         command = [
+            *member.prefix,
             *(ETCD, "--name", member.name, "--data-dir", str(member.directory), "--log-level=warn", "--logger=zap"),
-            *("--listen-client-urls", f"{self._scheme}://127.0.0.1:{member.client_port}"),
-            *("--advertise-client-urls", f"{self._scheme}://127.0.0.1:{member.client_port}"),
-            *("--listen-peer-urls", f"http://127.0.0.1:{member.peer_port}"),
-            *("--initial-advertise-peer-urls", f"http://127.0.0.1:{member.peer_port}"),
+            *("--listen-client-urls", f"{self._scheme}://{member.host}:{member.client_port}"),
+            *("--advertise-client-urls", f"{self._scheme}://{member.host}:{member.client_port}"),
+            *("--listen-peer-urls", f"http://{member.host}:{member.peer_port}"),
+            *("--initial-advertise-peer-urls", f"http://{member.host}:{member.peer_port}"),
             *("--initial-cluster", peers, "--initial-cluster-state", "new" if new else "existing"),
             *("--initial-cluster-token", f"{self.directory}-{self._members[0].peer_port}"),
             *self._options,
