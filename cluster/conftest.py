@@ -22,7 +22,8 @@ def count(record_property: Callable[[str, object], None]) -> Callable[..., None]
     """``count(**numbers)`` adds to what is told at the end of the run."""
 
     def count(numbers: Counter[str] | None = None, **more: int) -> None:
-        record_property(COUNTED, {**(numbers or {}), **more})
+        named = {name.replace("_", " "): number for name, number in more.items()}
+        record_property(COUNTED, {**(numbers or {}), **named})
 
     return count
 

@@ -163,6 +163,6 @@ def finished(open: Open, last: bytes | None = None) -> list[Any]:
 def check(work: Work, entries: Sequence[Any], count: Callable[..., None], **torment: int) -> None:
     """Fail unless all is there once and in order; tell what there was."""
     found = work.verdict(entries)
-    count(found, **{what.replace("_", " "): number for what, number in torment.items()})
+    count(found, **torment)
     wrong = {what: number for what, number in found.items() if number and what != "acknowledged saves"}
     assert not wrong, found
