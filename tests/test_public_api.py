@@ -21,6 +21,7 @@ import pytest
 import wal
 import wal.aio
 import wal.archive
+import wal.cluster
 import wal.prometheus
 import wal.testing
 from wal import _errors
@@ -120,12 +121,14 @@ PUBLIC_ARCHIVE = {
     "restore",
     "verify",
 }
+PUBLIC_CLUSTER = {"EtcdFollower", "EtcdStorage", "SnapshotStore", "follow", "open_storage"}
 PUBLIC_PROMETHEUS = {"PrometheusObserver"}
 PUBLIC_TESTING = {"Crash", "SimulatedDisk", "StorageConformance"}
 PUBLIC_MODULES = {
     wal: PUBLIC,
     wal.aio: PUBLIC_AIO,
     wal.archive: PUBLIC_ARCHIVE,
+    wal.cluster: PUBLIC_CLUSTER,
     wal.etcd: PUBLIC_ETCD,
     wal.prometheus: PUBLIC_PROMETHEUS,
     wal.testing: PUBLIC_TESTING,
@@ -259,6 +262,26 @@ SIGNATURES = {
     "aio.AsyncFollower.close": "(self)",
     "aio.AsyncReadWAL": "(wal, metadata, state, entries)",
     "aio.read_wal": "(path, snapshot=None, *, max_pending_bytes=16000000, **options)",
+    "cluster.open_storage": (
+        "(endpoints, name, metadata=b'', *, registry=None, retention=Retention(snapshots=2, segments=0),"
+        " timeout_s=30.0,"
+        " request_timeout_s=3.0, max_request_bytes=1572864, quota_bytes=2147483648, max_snapshot_bytes=16777216,"
+        " snapshot_store=None, compact=True, ca_file=None, cert_file=None, key_file=None, user=None, password=None)"
+    ),
+    "cluster.follow": (
+        "(endpoints, name, index=None, *, registry=None, timeout_s=30.0, request_timeout_s=3.0, ca_file=None,"
+        " cert_file=None, key_file=None, user=None, password=None)"
+    ),
+    "cluster.EtcdStorage.save": "(self, state, entries)",
+    "cluster.EtcdStorage.submit": "(self, state, entries)",
+    "cluster.EtcdStorage.save_entry": "(self, entries)",
+    "cluster.EtcdStorage.save_state": "(self, state)",
+    "cluster.EtcdStorage.save_snap": "(self, snapshot, marker=None)",
+    "cluster.EtcdStorage.release": "(self, snapshot)",
+    "cluster.EtcdStorage.sync": "(self)",
+    "cluster.EtcdStorage.close": "(self)",
+    "cluster.EtcdFollower.stop": "(self)",
+    "cluster.EtcdFollower.close": "(self)",
     "etcd.Entry": "(*, term=0, index=0, type=0, data=b'')",
     "etcd.HardState": "(*, term=0, vote=0, commit=0)",
     "etcd.Snapshot": "(*, index=0, term=0, conf_state=b'')",
@@ -275,6 +298,9 @@ PROPERTIES = {
     "WALReader": {"first_index", "last_index"},
     "aio.AsyncWAL": {"last_index", "log"},
     "archive.Archiver": {"epoch", "last_index"},
+    "cluster.EtcdStorage": {
+        *("closed", "epoch", "first_index", "last_index", "metadata", "name", "registry", "state"),
+    },
     "etcd.HardState": {"committed"},
 }
 
@@ -299,6 +325,14 @@ WRITERS = [
     "aio.read_wal",
     "archive.Archiver.run",
     "archive.restore",
+    "cluster.EtcdStorage.save",
+    "cluster.EtcdStorage.save_entry",
+    "cluster.EtcdStorage.save_state",
+    "cluster.EtcdStorage.save_snap",
+    "cluster.EtcdStorage.release",
+    "cluster.EtcdStorage.close",
+    "cluster.EtcdStorage.sync",
+    "cluster.open_storage",
     "FileStorage.save",
     "FileStorage.save_entry",
     "FileStorage.save_state",
@@ -395,7 +429,8 @@ VALUES = [
 
 
 CONCRETE = re.compile(
-    r"(WAL|WALReader|Follower|RecordRegistry|FileStorage|Snapshotter|MemoryStorage|Observer|aio\.\w+|archive\.Archiver)\."
+    r"(WAL|WALReader|Follower|RecordRegistry|FileStorage|Snapshotter|MemoryStorage|Observer|aio\.\w+|archive\.Archiver"
+    r"|cluster\.Etcd\w+)\."
 )
 """The members of classes that are no contracts."""
 
@@ -411,6 +446,7 @@ NAMES = sorted(
     PUBLIC
     | {f"aio.{name}" for name in PUBLIC_AIO}
     | {f"archive.{name}" for name in PUBLIC_ARCHIVE}
+    | {f"cluster.{name}" for name in PUBLIC_CLUSTER}
     | {f"etcd.{name}" for name in PUBLIC_ETCD}
     | {f"prometheus.{name}" for name in PUBLIC_PROMETHEUS}
     | {f"testing.{name}" for name in PUBLIC_TESTING}

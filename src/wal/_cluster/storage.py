@@ -250,7 +250,7 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
 
     def sync(self) -> None:
         """
-        Wait until everything submitted so far is done.
+        Wait until everything submitted so far is done. When this returns, it is durable.
 
         Raises:
             WALError: As ``save``.
@@ -507,6 +507,8 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     def close(self) -> None:
         """
         Finish what was submitted and give up the connections. A second call does nothing.
+
+        When this returns, everything that was submitted is saved, unless the storage had stopped before.
 
         The storage stays in the cluster as it is; whoever opens it is its next owner. A storage that was taken over,
         or has stopped before, is closed without an error.
