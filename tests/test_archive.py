@@ -173,6 +173,22 @@ class TestUpload:
         assert kinds.count("list") == runs
         assert set(kinds) == {"put", "list"}
 
+    def test_what_is_sealed_stays_sealed(self, life: Life) -> None:
+        """The names in the log's directory are durable before the first segment is uploaded."""
+        life.save(60)
+        order: list[str] = []
+
+        class Noting(Unsynced):
+            def fsync(self, fd: int) -> None:
+                order.append("sync")
+
+        store = Watched(MemoryStore(), before=lambda _, kind, name: order.append(name))
+        with Archiver(life.path, store, fs=Noting()) as archiver:
+            archiver.run()
+        uploads = [place for place, what in enumerate(order) if what.startswith("segments/")]
+
+        assert "sync" in order[: uploads[0]]
+
     def test_a_log_alone(self, store: Any, path: Path, tmp_path: Path) -> None:
         """A log that is not in a storage has no snapshots, and is restored with all its segments."""
         with wal.WAL.create(path, b"node", segment_size=SIZE) as log:
@@ -808,6 +824,45 @@ class TestConflicts:
         assert restored.last_index == storage.last_index
         assert data_of(recovered.entries[-1]) == f"entry {restored.last_index} ".encode() * 30
 
+    def test_the_lost_machine_comes_back(self, store: Any, life: Life, tmp_path: Path) -> None:
+        """Its archiver learns that it is fenced, also where both logs have gone on, each in its own way."""
+        life.save(60)
+        archiver = Archiver(life.path, store)
+        archiver.run()
+        restore(store, tmp_path / "again")
+        again = Life(tmp_path / "again")
+        again.storage.save(None, [wal.Entry(again.storage.last_index + 1, b"another course")])
+        again.save(60)
+        with Archiver(again.path, store) as successor:
+            last_index = successor.run().last_index
+        again.close()
+        life.save(60)
+
+        with pytest.raises(wal.FencedError, match="owner number 2"):
+            archiver.run()
+        with pytest.raises(ArchiveConflictError):
+            Archiver(life.path, store)
+        assert verify(store).last_index == last_index
+
+    def test_a_log_that_is_exchanged_under_an_archiver(self, store: Any, life: Life, tmp_path: Path) -> None:
+        """Its next segment does not follow what is archived."""
+        life.save(30)
+        archiver = Archiver(life.path, store)
+        archiver.run()
+        other = Life(tmp_path / "other")
+        other.storage.save(None, [wal.Entry(1, b"another course")])
+        other.save(60)
+        other.close()
+        (life.path / "wal").rename(tmp_path / "away")
+        (other.path / "wal").rename(life.path / "wal")
+
+        with pytest.raises(ArchiveConflictError, match="does not follow"):
+            archiver.run()
+
+        assert not any(map(archiver.holds, segments(life.path / "wal")))
+        (life.path / "wal").rename(tmp_path / "other-wal")
+        (tmp_path / "away").rename(life.path / "wal")
+
     def test_a_log_that_went_back_does_not(self, store: Any, life: Life, tmp_path: Path) -> None:
         """It goes on otherwise than the archive."""
         life.save(60)
@@ -927,6 +982,7 @@ class TestDamage:
             pytest.param(lambda held: held["segments"].pop(1), id="a gap"),
             pytest.param(lambda held: held["segments"].clear(), id="no segments"),
             pytest.param(lambda held: held["segments"][1].update(crc_before=7), id="another chain"),
+            pytest.param(lambda held: held["segments"][-1].update(crc_after=7), id="another chain at the end"),
             pytest.param(lambda held: held["segments"][1].pop("crc_before"), id="a field less"),
             pytest.param(lambda held: held.update(more=1), id="a field more"),
             pytest.param(lambda held: held.update(number=99), id="another number"),

@@ -49,16 +49,7 @@ class ArchiveDamagedError(CorruptionError):
         return f"{self.archive}: {self.path.as_posix()}{place}: {self.reason}"
 
 
-class _PlaceError(WALError):
-    def __init__(self, archive: str, reason: str) -> None:
-        super().__init__(reason)
-        self.archive = archive
-
-    def __str__(self) -> str:
-        return f"{self.archive}: {self.reason}"
-
-
-class ArchiveNotFoundError(_PlaceError, FileNotFoundError):
+class ArchiveNotFoundError(WALError, FileNotFoundError):
     """
     There is no archive at this place, or nothing in it yet.
 
@@ -68,8 +59,15 @@ class ArchiveNotFoundError(_PlaceError, FileNotFoundError):
 
     errno: int = errno.ENOENT
 
+    def __init__(self, archive: str, reason: str) -> None:
+        super().__init__(reason)
+        self.archive = archive
 
-class ArchiveStoreError(_PlaceError, OSError):
+    def __str__(self) -> str:
+        return f"{self.archive}: {self.reason}"
+
+
+class ArchiveStoreError(WALError, OSError):
     """
     The store did not answer, or refused. What it answered is the ``__cause__``.
 
@@ -80,3 +78,10 @@ class ArchiveStoreError(_PlaceError, OSError):
     """
 
     errno: int = errno.EIO
+
+    def __init__(self, archive: str, reason: str) -> None:
+        super().__init__(reason)
+        self.archive = archive
+
+    def __str__(self) -> str:
+        return f"{self.archive}: {self.reason}"
