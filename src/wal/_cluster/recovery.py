@@ -9,7 +9,6 @@ end where the tail says.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 from wal._decoder import Run
 from wal._errors import CorruptionError, NoSnapshotError
+from wal._events import log_damaged_snapshot
 from wal._file_storage import Recovered
 from wal._records import RecordRegistry
 from wal._replay import RecordWalk, unmarshal
@@ -30,8 +30,6 @@ from .pages import read_range
 from .snapshots import SnapshotBytes
 
 __all__ = ["Holdings", "recover"]
-
-_logger = logging.getLogger("wal")
 
 
 class Holdings(NamedTuple):
@@ -101,8 +99,9 @@ def recover(
     manifests, damaged = _manifests(taken, timeout_s=timeout_s)
     if tail.end.marker and tail.end.marker not in manifests.keys() | damaged.keys():
         path = path_of(ownership.keys.manifest(tail.end.marker))
-        damaged[tail.end.marker] = CorruptionError(path, 0, "the log has this snapshot's marker, but the key is gone")
-        _note(damaged[tail.end.marker])
+        error = CorruptionError(path, 0, "the log has this snapshot's marker, but the key is gone")
+        log_damaged_snapshot(error.path, error.offset, error.reason, error)
+        damaged[tail.end.marker] = error
     skipped = dict(damaged)
     snapshot: SnapshotData | None = None
     for manifest in sorted(manifests.values(), reverse=True):
@@ -110,7 +109,7 @@ def recover(
             snapshot = snapshots.load(manifest, taken.revision)
             break
         except CorruptionError as error:
-            _note(error)
+            log_damaged_snapshot(error.path, error.offset, error.reason, error)
             skipped[manifest.covers] = error
     if snapshot is None and tail.first.batch:
         raise NoSnapshotError(f"{ownership.keys.name} has no snapshot that is intact ({len(skipped)} are damaged)")
@@ -170,22 +169,9 @@ def _manifests(taken: Taken, *, timeout_s: float) -> tuple[dict[int, Manifest], 
                     path_of(kv.key), 0, f"this is that of index {manifest.covers}, under another's key"
                 )
         except CorruptionError as error:
-            _note(error)
+            log_damaged_snapshot(error.path, error.offset, error.reason, error)
             with suppress(ValueError):  # a key that nobody has written
                 damaged[keys.number_of(kv.key)] = error
         else:
             manifests[manifest.covers] = manifest
     return manifests, damaged
-
-
-def _note(error: CorruptionError) -> None:
-    _logger.warning(
-        "a damaged snapshot is passed over: %s",
-        error,
-        extra={
-            "wal_event": "damaged_snapshot",
-            "wal_path": str(error.path),
-            "wal_offset": error.offset,
-            "wal_reason": error.reason,
-        },
-    )

@@ -10,7 +10,6 @@ So if the cluster refuses a batch, everything that is queued fails with it, and 
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import threading
 import warnings
@@ -18,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, NoReturn, Self
 
@@ -33,6 +33,7 @@ from wal._errors import (
     WALEnvironmentError,
     WALFailedError,
 )
+from wal._events import log_failed, log_fenced, log_not_compacted
 from wal._file_storage import Retention, marker_of
 from wal._frame import Payload, RecordType
 from wal._marshal import Marshaller
@@ -51,7 +52,6 @@ from .snapshots import SnapshotBytes, Upload
 
 __all__ = ["EtcdStorage", "request_overhead"]
 
-_logger = logging.getLogger("wal")
 _STATE = RecordType.STATE.value
 
 
@@ -375,12 +375,7 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         try:
             ownership.client.ask(COMPACT, request, deadline=ownership.deadline())
         except Refused as error:
-            _logger.warning(
-                "%s: etcd does not compact: %s",
-                self._path,
-                error.words,
-                extra={"wal_event": "not_compacted", "wal_path": str(self._path), "wal_error": error.words},
-            )
+            log_not_compacted(self._path, error.words)
 
     # ------------------------------------------------------------------------------------- with the turn
 
@@ -502,7 +497,7 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         self._fail_queue(self._failure)
         self._at_work = False
         if first:
-            self._turns.run_code_of_others(partial(_log_stop, str(self._path), failure))
+            self._turns.run_code_of_others(partial(_log_stop, self._path, failure))
 
     def close(self) -> None:
         """
@@ -635,13 +630,8 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         raise TypeError("an open storage cannot be pickled or copied; pass its name")
 
 
-def _log_stop(path: str, failure: BaseException) -> None:
+def _log_stop(path: Path, failure: BaseException) -> None:
     if isinstance(failure, FencedError):
-        _logger.warning("%s", failure, extra={"wal_event": "fenced", "wal_path": path, "wal_error": repr(failure)})
+        log_fenced(path, failure)
     else:
-        _logger.error(
-            "%s: the storage has stopped after a failure (%r); close and reopen it",
-            path,
-            failure,
-            extra={"wal_event": "failed", "wal_path": path, "wal_error": repr(failure)},
-        )
+        log_failed(path, failure)
