@@ -958,7 +958,7 @@ class TestDamage:
         ]
         damaged += [data[:-1], data + b"\n", data[1:], b" " + data, b"", b"[" * 100_000]
         for other in damaged:
-            with pytest.raises(ValueError, match="."):
+            with pytest.raises(ValueError):
                 manifests.Manifest.decode(other)
 
         assert manifests.Manifest.decode(data).encode() == data
