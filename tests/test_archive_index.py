@@ -85,6 +85,7 @@ def records_of(path: Path) -> list[Record]:
 class Expected(NamedTuple):
     entries: list[tuple[int, int]]
     committed: int | None
+    markers: list[int]
 
 
 def expected(records: list[Record], index: int) -> Expected | None:
@@ -108,7 +109,11 @@ def expected(records: list[Record], index: int) -> Expected | None:
             entries = [entry for entry in entries if entry[0] < record.number] + [(record.number, record.save)]
     states = [record.number for record in told if record.kind == "state"]
     right = [number for number in states if number <= index]
-    return Expected(entries, right[-1] if right else 0 if states else None)
+    committed = right[-1] if right else 0 if states else None
+    limit = index if committed is None else committed
+    return Expected(
+        entries, committed, [record.number for record in told if record.kind == "marker" and record.number <= limit]
+    )
 
 
 def check(saves: list[Save], here: Path) -> int:
@@ -119,8 +124,8 @@ def check(saves: list[Save], here: Path) -> int:
         last = archiver.run().last_index
     records = records_of(here / "log")
     done = 0
-    for index in range(1, last + 1):
-        wanted = expected(records, index)
+    for index in range(1, max(last, *(record.number for record in records)) + 1):
+        wanted = expected(records, index) if index <= last else None
         if wanted is None:
             with pytest.raises(wal.UnavailableError):
                 restore(store, here / "restored", index=index, fs=UNSYNCED)
@@ -131,9 +136,12 @@ def check(saves: list[Save], here: Path) -> int:
         assert report.last_index == index
         assert wal.verify(target).last_index == index
         markers = [marker.index for marker in wal.valid_snapshots(target)]
-        assert all(marker <= index for marker in markers)
+        assert markers == wanted.markers
+        restored = records_of(target)
+        reached = max((at for at, record in enumerate(restored) if record[:2] == ("entry", index)), default=0)
+        assert all(record.number <= index for record in restored[reached:])  # it is told of nothing beyond
         ahead = max((save.marker or 0 for save in saves if save.marker in AHEAD), default=0)
-        start = wal.SnapshotMarker(ahead if ahead in markers else 0)
+        start = wal.SnapshotMarker(ahead if ("marker", ahead, 0) in restored else 0)
         contents = wal.WALReader(target, start).read_all()
         found = [(entry.index, saved_in(entry)) for entry in contents.entries]
         assert found == [entry for entry in wanted.entries if entry[0] > start.index]
@@ -158,6 +166,10 @@ HISTORIES = {
     "overruled again and again": [Save(list(range(1, 8))), Save([3, 4]), Save([2, 3, 4, 5]), Save([5, 6, 7, 8], 8)],
     "markers": [Save([1, 2, 3], 3), Save([], None, 2), Save([4, 5], 5), Save([], None, 5), Save([6, 7], 7)],
     "a marker behind the next entry": [Save([1, 2, 3], 2), Save([4]), Save([], 3), Save([], None, 3), Save([5])],
+    "a marker behind a state that commits more": [Save([1, 2, 3, 4], 3), Save([], 9), Save([], None, 4), Save([5, 6])],
+    "a marker of one less": [Save([1, 2, 3, 4]), Save([], None, 9), Save([], None, 3), Save([10, 11])],
+    "an end that is gone": [Save(list(range(1, 21)), 1), Save([4]), Save([5, 6], 5)],
+    "a marker ahead of entries that follow all the same": [Save([1, 2], 2), Save([], None, 9), Save([3, 4, 5], 3)],
     "a marker ahead of the entries": [Save([1, 2], 2), Save([], 9), Save([], None, 9), Save([10, 11], 11)],
     "large saves": [Save(list(range(first, first + 9)), first) for first in (1, 10, 19)],
 }
@@ -166,7 +178,7 @@ HISTORIES = {
 @pytest.mark.parametrize("name", HISTORIES)
 def test_every_index(name: str, tmp_path: Path) -> None:
     """Each history, at each of its indexes."""
-    assert check(HISTORIES[name], tmp_path) >= (2 if name == "a marker ahead of the entries" else 5)
+    assert check(HISTORIES[name], tmp_path) >= (2 if "ahead" in name else 5)
 
 
 @st.composite
@@ -202,15 +214,17 @@ def test_any_history(saves: list[Save]) -> None:
 class TestStorages:
     """Back to an index of a storage: with the snapshot that it had by then."""
 
-    def archived(self, path: Path, count: int, *, release: bool = False, batches: int = 1) -> MemoryStore:
+    def archived(
+        self, path: Path, count: int, *, release: bool = False, batches: int = 1, behind: int = 0
+    ) -> MemoryStore:
         storage, _ = wal.open_storage(path, b"node", segment_size=SIZE, fs=UNSYNCED)
         store = MemoryStore()
         with storage:
             for first in range(1, count + 1, batches):
                 last = first + batches - 1
                 storage.save(wal.CommitState(last), [wal.Entry(i, b"x" + PADDING) for i in range(first, last + 1)])
-                if last % 10 == 0:
-                    snapshot = wal.SnapshotData(last, b"state %d" % last)
+                if last % 10 == 0 or behind:
+                    snapshot = wal.SnapshotData(last - behind, b"state %d" % (last - behind))
                     storage.save_snap(snapshot)
                     if release:
                         storage.release(snapshot)
@@ -255,6 +269,16 @@ class TestStorages:
             committed = index // 5 * 5
             assert self.recovered(tmp_path / f"{index}") == (committed // 10 * 10, index, committed)
 
+    def test_a_snapshot_within_a_save(self, tmp_path: Path) -> None:
+        """It is no snapshot of the log at an index at which only less had been committed."""
+        store = self.archived(tmp_path / "storage", 70, batches=7, behind=4)
+        for index in range(1, 60):
+            restore(store, tmp_path / f"{index}", index=index, fs=UNSYNCED)
+            committed = index // 7 * 7
+            # As long as no state was saved, every snapshot counts.
+            newest = committed - 4 if committed else 3 if index >= 3 else 0
+            assert self.recovered(tmp_path / f"{index}") == (newest, index, committed)
+
     def test_a_marker_that_came_later(self, tmp_path: Path) -> None:
         """A snapshot whose marker was saved behind the next entries is as good in front of them."""
         storage, _ = wal.open_storage(tmp_path / "storage", b"node", segment_size=SIZE, fs=UNSYNCED)
@@ -283,6 +307,16 @@ class TestStorages:
         with pytest.raises(wal.UnavailableError, match="which ends with"):
             restore(store, tmp_path / "never", index=61, fs=UNSYNCED)
 
+    def test_what_comes_meanwhile_stays(self, tmp_path: Path) -> None:
+        """A directory that is made while another one is built beside."""
+        store = self.archived(tmp_path / "storage", 60)
+        target = tmp_path / "there"
+
+        with pytest.raises(wal.WALExistsError):
+            restore(store, target, fs=UNSYNCED, progress=lambda done, total: target.mkdir(exist_ok=True))
+
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["storage", "there"]
+
     @pytest.mark.parametrize("what", ["directory", "file", "empty directory"])
     def test_what_is_there_stays(self, what: str, tmp_path: Path) -> None:
         """Whatever has the name already is not touched."""
@@ -295,8 +329,11 @@ class TestStorages:
             if what == "directory":
                 (target / "file").write_text("something")
 
+        def nothing_is_read(done: int, total: int) -> None:
+            raise AssertionError
+
         with pytest.raises(wal.WALExistsError):
-            restore(store, target, fs=UNSYNCED)
+            restore(store, target, fs=UNSYNCED, progress=nothing_is_read)
 
         assert sorted(path.name for path in tmp_path.iterdir()) == ["storage", "there"]
         assert what != "file" or target.read_text() == "something"

@@ -325,8 +325,6 @@ class _Building:
         records += [(_SNAPSHOT, marker) for marker in cut.markers]
         if start.snapshot is not None and start.snapshot.index not in cut.known:
             records.append((_SNAPSHOT, bytes.fromhex(start.snapshot.marker)))  # it came later, and is as true before
-        if cut.state is not None and not cut.state_is_there:
-            records.append((_STATE, cut.state))
         with File(self._fs, self._log / held.name, READ_WRITE) as file:
             self._fs.truncate(file.fd, offset)
             if records:

@@ -11,10 +11,9 @@ before it was told anything beyond N::
 
 The cut is in front of the first record behind entry N that is about something greater: an entry, a state that commits
 more than N, the marker of a snapshot beyond N. Of the records from there up to entry N + 1, states that commit no more
-than N and markers up to N are kept. What is kept behind the last save that is kept whole is written again, as a save of
-its own. So the state is the last one that was saved in front of entry N + 1 and commits no more than N. If one that
-commits more stands in front of the cut, it is put right by such a state at the end, or by the registered class's empty
-one.
+than N and markers up to N count, too. So the state is the last one that was saved in front of entry N + 1 and commits
+no more than N; or the registered class's empty one, if only states that commit more were saved by then. It is said by
+the head of the segment that is begun behind the cut, as at every cut.
 """
 
 from __future__ import annotations
@@ -58,8 +57,6 @@ class Cut(NamedTuple):
     """The last state then; ``None`` if none was ever saved."""
     committed: int | None
     """What it commits."""
-    state_is_there: bool
-    """Whether it stands in front of the cut, or must be written behind it."""
 
 
 class Target:
@@ -179,7 +176,7 @@ class Target:
             right = _State(empty.marshal(), empty.committed)
         known = (self._markers if self._cut is None else self._cut_markers) | self._kept.keys()
         state, committed = (None, None) if right is None else right
-        return Cut(self._cut, list(self._kept.values()), frozenset(known), state, committed, right == there)
+        return Cut(self._cut, list(self._kept.values()), frozenset(known), state, committed)
 
     def _not_there(self) -> CompactedError | UnavailableError:
         index, last = self.index, max(self._last_entry, self._greatest_marker)
