@@ -24,7 +24,7 @@ from unsynced import UNSYNCED
 from wal import Entry, SnapshotData, SnapshotMarker, _crc32c
 
 ROOT = Path(__file__).parent.parent
-MODULES = sorted((ROOT / "src" / "wal").glob("*.py"))
+MODULES = sorted([*(ROOT / "src" / "wal").glob("*.py"), *(ROOT / "src" / "wal" / "_cluster").glob("*.py")])
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 
 
@@ -204,6 +204,19 @@ def an_observer_with_a_bug(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     return {"path": path, "listener": "Broken.committed"}
 
 
+def another_owner(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    storage = pytest.importorskip("wal._cluster.storage", reason="no grpcio: pip install wal[etcd]")
+    error = wal.FencedError("somebody else has taken it over")
+    storage._log_fenced(path, error)
+    return {"path": path, "error": repr(error)}
+
+
+def no_compaction(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    storage = pytest.importorskip("wal._cluster.storage", reason="no grpcio: pip install wal[etcd]")
+    storage._log_not_compacted(path, "permission denied")
+    return {"path": path, "error": "permission denied"}
+
+
 EVENTS: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "failed": a_failure,
     "slow_sync": a_slow_sync,
@@ -213,6 +226,8 @@ EVENTS: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "segment_in_use": a_segment_in_use,
     "foreign_name": a_foreign_name,
     "not_stamped": no_stamp,
+    "fenced": another_owner,
+    "not_compacted": no_compaction,
     "slow_crc": slow_checksums,
     "listener_failed": an_observer_with_a_bug,
 }

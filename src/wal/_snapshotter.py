@@ -44,7 +44,7 @@ from ._observer import Observer, SnapshotSave, checked
 from ._protobuf import BYTES, UINT, bytes_field, decode_message, read_varint, uint_field
 from ._records import Snapshot
 
-__all__ = ["SnapshotData", "Snapshotter", "decode_snapshot", "encode_snapshot"]
+__all__ = ["SnapshotData", "Snapshotter", "decode_snapshot", "encode_snapshot", "log_damaged_snapshot"]
 
 _logger = logging.getLogger("wal")
 
@@ -102,6 +102,20 @@ def decode_snapshot(content: bytes, path: Path) -> SnapshotData:
     if index == 0:
         raise CorruptionError(path, 0, "this is not a snapshot: it has no index")
     return SnapshotData(index, data, metadata)
+
+
+def log_damaged_snapshot(error: CorruptionError) -> None:
+    """Log that a snapshot is passed over."""
+    _logger.warning(
+        "a damaged snapshot is passed over: %s",
+        error,
+        extra={
+            "wal_event": "damaged_snapshot",
+            "wal_path": str(error.path),
+            "wal_offset": error.offset,
+            "wal_reason": error.reason,
+        },
+    )
 
 
 class Snapshotter:
@@ -272,16 +286,7 @@ class Snapshotter:
                 except FileNotFoundError:
                     continue  # removed since it was listed
                 except CorruptionError as error:
-                    _logger.warning(
-                        "a damaged snapshot is passed over: %s",
-                        error,
-                        extra={
-                            "wal_event": "damaged_snapshot",
-                            "wal_path": str(error.path),
-                            "wal_offset": error.offset,
-                            "wal_reason": error.reason,
-                        },
-                    )
+                    log_damaged_snapshot(error)
                     skipped.append(error)
         finally:
             self.skipped = tuple(skipped)

@@ -68,7 +68,7 @@ from ._segments import segments_among, segments_from
 from ._stamp import find_stamps, stamp_reach
 from ._turns import PendingSave, Turns
 
-__all__ = ["MAX_RECORD_BYTES", "SEGMENT_SIZE", "WAL", "ZERO_AHEAD_BYTES", "CreateOptions", "OpenOptions"]
+__all__ = ["MAX_RECORD_BYTES", "SEGMENT_SIZE", "WAL", "ZERO_AHEAD_BYTES", "CreateOptions", "OpenOptions", "log_failure"]
 
 _logger = logging.getLogger("wal")
 
@@ -831,7 +831,7 @@ class WAL(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         self._at_work = False
         if not self._failure_noted:
             self._failure_noted = True
-            self._notices.note(_log_failure, self.path, self._failure)
+            self._notices.note(log_failure, self.path, self._failure)
             if self._observer is not None:
                 self._notices.note(self._observer.failed, self._failure)
         self._tell()
@@ -974,7 +974,7 @@ class WAL(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         raise TypeError("an open log cannot be pickled or copied; pass its path")
 
 
-def _log_failure(path: Path, failure: BaseException) -> None:
+def log_failure(path: Path, failure: BaseException) -> None:
     _logger.error(
         "%s: the log has stopped after a failure (%r); close and reopen it",
         path,

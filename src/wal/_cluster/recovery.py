@@ -9,7 +9,6 @@ end where the tail says.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +19,7 @@ from wal._errors import CorruptionError, NoSnapshotError
 from wal._file_storage import Recovered
 from wal._records import RecordRegistry
 from wal._replay import RecordWalk, unmarshal
-from wal._snapshotter import SnapshotData
+from wal._snapshotter import SnapshotData, log_damaged_snapshot
 
 from .batches import BatchSource
 from .ends import Ends
@@ -30,8 +29,6 @@ from .pages import read_range
 from .snapshots import SnapshotBytes
 
 __all__ = ["Holdings", "recover"]
-
-_logger = logging.getLogger("wal")
 
 
 class Holdings(NamedTuple):
@@ -102,7 +99,7 @@ def recover(
     if tail.end.marker and tail.end.marker not in manifests.keys() | damaged.keys():
         path = path_of(ownership.keys.manifest(tail.end.marker))
         damaged[tail.end.marker] = CorruptionError(path, 0, "the log has this snapshot's marker, but the key is gone")
-        _note(damaged[tail.end.marker])
+        log_damaged_snapshot(damaged[tail.end.marker])
     skipped = dict(damaged)
     snapshot: SnapshotData | None = None
     for manifest in sorted(manifests.values(), reverse=True):
@@ -110,7 +107,7 @@ def recover(
             snapshot = snapshots.load(manifest, taken.revision)
             break
         except CorruptionError as error:
-            _note(error)
+            log_damaged_snapshot(error)
             skipped[manifest.covers] = error
     if snapshot is None and tail.first.batch:
         raise NoSnapshotError(f"{ownership.keys.name} has no snapshot that is intact ({len(skipped)} are damaged)")
@@ -170,22 +167,9 @@ def _manifests(taken: Taken, *, timeout_s: float) -> tuple[dict[int, Manifest], 
                     path_of(kv.key), 0, f"this is that of index {manifest.covers}, under another's key"
                 )
         except CorruptionError as error:
-            _note(error)
+            log_damaged_snapshot(error)
             with suppress(ValueError):  # a key that nobody has written
                 damaged[keys.number_of(kv.key)] = error
         else:
             manifests[manifest.covers] = manifest
     return manifests, damaged
-
-
-def _note(error: CorruptionError) -> None:
-    _logger.warning(
-        "a damaged snapshot is passed over: %s",
-        error,
-        extra={
-            "wal_event": "damaged_snapshot",
-            "wal_path": str(error.path),
-            "wal_offset": error.offset,
-            "wal_reason": error.reason,
-        },
-    )

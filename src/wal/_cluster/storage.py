@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, NoReturn, Self
 
@@ -39,6 +40,7 @@ from wal._marshal import Marshaller
 from wal._records import EntryT_co, HardState, RecordRegistry, Snapshot, SnapshotT_co, StateT_co, parametrized
 from wal._snapshotter import SnapshotData
 from wal._turns import PendingSave, Turns
+from wal._wal import log_failure
 
 from .batches import BATCH_OVERHEAD, RECORD_OVERHEAD, encode_batch
 from .client import Refused
@@ -375,12 +377,7 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         try:
             ownership.client.ask(COMPACT, request, deadline=ownership.deadline())
         except Refused as error:
-            _logger.warning(
-                "%s: etcd does not compact: %s",
-                self._path,
-                error.words,
-                extra={"wal_event": "not_compacted", "wal_path": str(self._path), "wal_error": error.words},
-            )
+            _log_not_compacted(self._path, error.words)
 
     # ------------------------------------------------------------------------------------- with the turn
 
@@ -502,7 +499,8 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         self._fail_queue(self._failure)
         self._at_work = False
         if first:
-            self._turns.run_code_of_others(partial(_log_stop, str(self._path), failure))
+            log: Callable[[Path, Any], None] = _log_fenced if isinstance(failure, FencedError) else log_failure
+            self._turns.run_code_of_others(partial(log, self._path, failure))
 
     def close(self) -> None:
         """
@@ -635,13 +633,19 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         raise TypeError("an open storage cannot be pickled or copied; pass its name")
 
 
-def _log_stop(path: str, failure: BaseException) -> None:
-    if isinstance(failure, FencedError):
-        _logger.warning("%s", failure, extra={"wal_event": "fenced", "wal_path": path, "wal_error": repr(failure)})
-    else:
-        _logger.error(
-            "%s: the storage has stopped after a failure (%r); close and reopen it",
-            path,
-            failure,
-            extra={"wal_event": "failed", "wal_path": path, "wal_error": repr(failure)},
-        )
+def _log_not_compacted(path: Path, words: str) -> None:
+    _logger.warning(
+        "%s: etcd does not compact: %s",
+        path,
+        words,
+        extra={"wal_event": "not_compacted", "wal_path": str(path), "wal_error": words},
+    )
+
+
+def _log_fenced(path: Path, error: FencedError) -> None:
+    _logger.warning(
+        "%s: the storage has another owner: %s",
+        path,
+        error,
+        extra={"wal_event": "fenced", "wal_path": str(path), "wal_error": repr(error)},
+    )
