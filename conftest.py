@@ -86,7 +86,7 @@ class PythonParser(PythonCodeBlockParser):
             if name := _comment_before(document, region, "file"):
                 region.evaluator = _write_to(Path(name))
             if "<!-- needs: etcd -->" in document.text:
-                region.evaluator = _with_etcd(region.evaluator or self.evaluate)
+                region.evaluator = _with_etcd(region.evaluator)
             yield region
 
 
