@@ -12,13 +12,16 @@ unexport PYTHONPATH PYTHONHOME WAL_BUILD_COMPILED
 
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
-.PHONY: help demo test types compiled torture fuzz interop cluster bench docs mutants tests-on wheel-check format clean
+.PHONY: help demo demo-cluster test types compiled torture fuzz interop cluster bench docs mutants tests-on wheel-check format clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
 
 demo: $(VENV)/.installed  ## Kill a small key-value store while it writes, and recover it.
 	@$(BIN)/python examples/kvstore.py
+
+demo-cluster: $(VENV)/.test  ## Run a ledger on three etcd members, and kill the leader while it writes: takes etcd.
+	@$(BIN)/python examples/ledger_on_etcd.py
 
 test: $(VENV)/.dev  ## Check format, style and types, and run all tests with coverage.
 	$(BIN)/ruff format --check

@@ -68,10 +68,15 @@ MADE_BY_OTHERS = {
     "wal.EntrySource",
     "wal.Follower",
     "wal.aio.AsyncFollower",
+    "wal.cluster.EtcdFollower",
+    "wal.cluster.EtcdStorage",
+    "wal.cluster.SnapshotStore",
 }
 """Classes that callers do not make by themselves, as they do not make errors. Their text says how they are made."""
 
-HOMES = {"Path": "pathlib", "AsyncWAL": "wal.aio"}
+HOMES = {"Path": "pathlib", "AsyncWAL": "wal.aio"} | dict.fromkeys(
+    ("EtcdFollower", "EtcdStorage", "SnapshotStore"), "wal.cluster"
+)
 BARE_NAMES_OF_OTHERS = {"go", "api/etcd"}
 """Pages on which names without ``wal.`` may be those of something else."""
 

@@ -512,3 +512,24 @@ with EtcdCluster(Path(sys.argv[1]), 2) as cluster:
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+WITHOUT = """
+import sys
+sys.modules[sys.argv[1]] = None
+import wal
+try:
+    import wal.cluster
+except ModuleNotFoundError as error:
+    print(str(error).partition("; ")[2])
+"""
+
+
+@pytest.mark.parametrize("module", ["grpc", "google.protobuf.descriptor_pb2"])
+def test_without_the_client_only_this_module_is_missing(module: str) -> None:
+    """The error says what to install."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, module], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert done.stdout.endswith("install wal[etcd]\n")

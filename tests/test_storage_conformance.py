@@ -337,7 +337,7 @@ class Owned:
         self.inner, owners = self.shared[path]
         owners.append(self)
         self.owners = owners
-        self.closed = False
+        self.closed = self.has_saved = False
         contents = wal.WALReader(path / "wal").read_all()
         marker = max((m.index for m in wal.valid_snapshots(path / "wal")), default=0)
         self.state: HardState = contents.state
@@ -404,8 +404,6 @@ class FencesAfterWriting(Owned):
 class FencesWhenTheOwnerHasSaved(Owned):
     def is_fenced(self) -> bool:
         return super().is_fenced() and self.owners[-1].has_saved
-
-    has_saved = False
 
     def save(self, state: HardState | None, entries: Iterable[LogEntry] | None) -> None:
         super().save(state, entries)

@@ -39,7 +39,7 @@ def log_failed(path: Path, failure: BaseException) -> None:
 
 def log_fenced(path: Path, error: Exception) -> None:
     _logger.warning(
-        "%s: the storage has stopped, since another owner has it: %s",
+        "%s: the storage has another owner: %s",
         path,
         error,
         extra={"wal_event": "fenced", "wal_path": str(path), "wal_error": repr(error)},

@@ -567,7 +567,7 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
 
     @property
     def name(self) -> str:
-        """The storage's name: what its keys begin with."""
+        """The storage's name, which its keys begin with."""
         return self._ownership.keys.name
 
     @property
