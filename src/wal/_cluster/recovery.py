@@ -20,7 +20,7 @@ from wal._events import log_damaged_snapshot
 from wal._file_storage import Recovered
 from wal._records import RecordRegistry
 from wal._replay import RecordWalk, unmarshal
-from wal._snapshotter import SnapshotData, log_damaged_snapshot
+from wal._snapshotter import SnapshotData
 
 from .batches import BatchSource
 from .ends import Ends
