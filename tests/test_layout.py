@@ -273,7 +273,8 @@ seconds = time.perf_counter() - started
 after = state()
 assert after == before, [(name, before[name], after[name]) for name in before if before[name] != after[name]]
 
-heavy = {"asyncio", "concurrent.futures", "ctypes", "grpc", "multiprocessing", "sqlite3", "ssl", "subprocess", "unittest"}
+heavy = {"asyncio", "concurrent.futures", "ctypes", "multiprocessing", "sqlite3", "ssl", "subprocess", "unittest"}
+heavy |= {"google.protobuf", "grpc", "obstore"}
 loaded = set(sys.modules) - loaded
 assert not heavy & loaded, heavy & loaded
 print(f"import wal took {seconds * 1000:.0f} ms")
