@@ -20,6 +20,7 @@ import pytest
 
 import wal
 from etcd_cluster import EtcdCluster, needs_etcd
+from lines import Line, over
 from stored import Stored
 from wal import CommitState, Entry, HardState, LogEntry, SnapshotData
 from wal.testing import StorageConformance
@@ -27,7 +28,8 @@ from wal.testing import StorageConformance
 pytest.importorskip("grpc", reason="no grpcio: pip install wal[etcd]")
 
 import wal.cluster
-from wal._cluster import pages
+from wal._cluster import client, pages
+from wal._cluster.messages import RANGE
 
 
 class ClusterConformance(StorageConformance[SnapshotData]):
@@ -74,6 +76,7 @@ class TestOnThreeMembers(ClusterConformance):
 
 # ------------------------------------------------------------------------------------------ what is its own
 
+RECEIVE = "grpc.max_receive_message_length"
 NAMES = (f"own/{number}" for number in itertools.count())
 
 
@@ -173,6 +176,57 @@ class TestSaves:
         for page_bytes in (1, 100_000):
             monkeypatch.setattr(pages, "PAGE_BYTES", page_bytes)
             assert reopened(etcd, name).entries == entries
+
+    def test_a_page_that_is_too_long_is_asked_for_in_parts(
+        self, etcd: EtcdCluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """If values become longer than expected, fewer of them are asked for at once."""
+        name = next(NAMES)
+        entries = [Entry(index, bytes(200_000)) for index in range(1, 21)]
+        with wal.cluster.open_storage(etcd.endpoints, name)[0] as storage:
+            for entry in entries:
+                storage.save(None, [entry])
+        options = dict(client._OPTIONS)
+        for most, readable in ((500_000, True), (100_000, False)):
+            monkeypatch.setattr(client, "_OPTIONS", list({**options, RECEIVE: most}.items()))
+            if readable:
+                assert reopened(etcd, name).entries == entries
+            else:
+                with pytest.raises(wal.WALEnvironmentError, match="larger than max"):
+                    reopened(etcd, name)
+
+    @pytest.mark.parametrize("taken_over", [False, True])
+    def test_a_compaction_while_it_is_read(self, etcd: EtcdCluster, taken_over: bool) -> None:
+        """The owner reads on, since nobody else has written; one that was taken over meanwhile is told."""
+        name = next(NAMES)
+        with wal.cluster.open_storage(etcd.endpoints, name)[0] as storage:
+            for index in range(1, 21):
+                storage.save(CommitState(index), [Entry(index)])
+
+        class Compacting(Line):
+            def send(self, call: Any, message: Any, send: Any) -> Any:
+                if call is RANGE and message.key.startswith(f"{name}/b/".encode()) and not self.count:
+                    self.count = 1
+                    if taken_over:
+                        reopened_beside.append(wal.cluster.open_storage(etcd.endpoints, name)[0])
+                    Stored(etcd, "elsewhere").put("key", b"value")
+                    revision = etcd.post(0, "/v3/kv/range", {"key": "eA=="})["header"]["revision"]
+                    etcd.post(0, "/v3/kv/compaction", {"revision": revision})
+                return send()
+
+        reopened_beside: list[Any] = []
+        line = Compacting()
+        with over(line):
+            try:
+                if taken_over:
+                    with pytest.raises(wal.FencedError):
+                        reopened(etcd, name)
+                else:
+                    assert reopened(etcd, name).entries == [Entry(index) for index in range(1, 21)]
+                assert line.count == 1
+            finally:
+                for storage in reopened_beside:
+                    storage.close()
 
     def test_it_speaks(self, etcd: EtcdCluster) -> None:
         """Its properties say what it is, and its name is told from others that begin alike."""
