@@ -224,9 +224,7 @@ def test_a_refusal_takes_back_what_was_promised(etcd: EtcdCluster) -> None:
             storage.save_entry([Entry(2, b"again")])
 
 
-@pytest.mark.parametrize(
-    "late", [Fault.MUCH_LATER, Fault.NEXT, Fault.ANSWER_LOST, Fault.LOST], ids=lambda fault: fault.name.lower()
-)
+@pytest.mark.parametrize("late", [Fault.MUCH_LATER, Fault.NEXT, Fault.LOST], ids=lambda fault: fault.name.lower())
 def test_a_refusal_is_final_only_if_nothing_is_on_its_way(etcd: EtcdCluster, late: Fault) -> None:
     """The first request is late, and the second one refused: that says nothing about the first."""
     line, name = Line(), next(NAMES)
