@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,12 +13,15 @@ import pytest
 import wal
 from etcd_cluster import EtcdCluster
 from stored import Stored
-from wal import CommitState, Entry, SnapshotData
+from wal import CommitState, Entry, RecordType, SnapshotData
 
 pytest.importorskip("grpc", reason="no grpcio: pip install wal[etcd]")
 
 import wal.cluster
+from wal._cluster.batches import BatchSource, encode_batch
+from wal._cluster.keys import Keys
 from wal._cluster.sealed import seal
+from wal._crc32c import extend
 
 NAMES = (f"damage/{number}" for number in itertools.count())
 
@@ -314,3 +318,29 @@ def test_a_damaged_snapshot_can_be_saved_again(etcd: EtcdCluster) -> None:
             storage.save_snap(SNAPSHOTS[1])
 
     assert check(scene) == "nothing is missing"
+
+
+def test_a_batch_under_another_number_is_told() -> None:
+    """Also if the chain cannot tell, because what was saved has no bytes."""
+    value, crc = encode_batch(2, 7, [[(RecordType.STATE.value, b"")]])
+    for number in (2, 3):
+        source = BatchSource(Keys.of("a"), number - 1, crc)
+        if number == 2:
+            source.feed(b"a/b/%020d" % number, value)
+            assert [list(run) for _, run in source] == [[(4, b"", 0), (3, b"", 16)]]
+            assert (source.number, source.crc) == (2, 7)
+        else:
+            with pytest.raises(wal.CorruptionError, match="this is batch 2, under another's key"):
+                source.feed(b"a/b/%020d" % number, value)
+
+
+def test_a_batch_that_goes_on_is_told() -> None:
+    """Zeros behind the last save, which would be the end of a segment, are none here."""
+    value, _ = encode_batch(2, 7, [[(RecordType.STATE.value, b"x")]])
+    longer = value[:-12] + bytes(8) + struct.pack("<Q", 2)
+    longer += struct.pack("<I", extend(0, longer))
+    source = BatchSource(Keys.of("a"), 1, 7)
+    source.feed(b"a/b/%020d" % 2, longer)
+
+    with pytest.raises(wal.CorruptionError, match="goes on behind its last save"):
+        list(source)

@@ -224,6 +224,48 @@ def test_a_refusal_takes_back_what_was_promised(etcd: EtcdCluster) -> None:
             storage.save_entry([Entry(2, b"again")])
 
 
+@pytest.mark.parametrize("late", [Fault.MUCH_LATER, Fault.NEXT, Fault.LOST], ids=lambda fault: fault.name.lower())
+def test_a_refusal_is_final_only_if_nothing_is_on_its_way(etcd: EtcdCluster, late: Fault) -> None:
+    """The first request is late, and the second one refused: that says nothing about the first."""
+    line, name = Line(), next(NAMES)
+    with over(line):
+        with wal.cluster.open_storage(etcd.endpoints, name)[0] as storage:
+            number = line.count
+            line.faults = {number: late, number + 2: Fault.FULL}
+            storage.save_entry([Entry(1)])
+            storage.save_entry([Entry(2)])
+        line.deliver()
+
+    assert entries_of(etcd, name) == [b"", b""]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_who_is_fenced_before_the_answer_is_found_is_told_so(etcd: EtcdCluster, kept: bool) -> None:
+    """The answer is lost, and somebody else takes over before the storage can look: the save may be kept or not."""
+    name = next(NAMES)
+
+    class TakenOver(Line):
+        number = -1
+
+        def send(self, call: Any, message: Any, send: Callable[[], Any]) -> Any:
+            if self.count == self.number:
+                self.number = -1
+                others.append(wal.cluster.open_storage(etcd.endpoints, name))
+            return super().send(call, message, send)
+
+    others: list[Any] = []
+    line = TakenOver()
+    with over(line), wal.cluster.open_storage(etcd.endpoints, name)[0] as storage:
+        line.faults = {line.count: Fault.ANSWER_LOST if kept else Fault.LOST}
+        line.number = line.count + 1
+        with pytest.raises(FencedError, match="may have been kept"):
+            storage.save_entry([Entry(1, b"perhaps")])
+        ((other, recovered),) = others
+        other.close()
+
+    assert recovered.entries == ([Entry(1, b"perhaps")] if kept else [])
+
+
 # ---------------------------------------------------------------------------------------------- two owners
 
 
