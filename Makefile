@@ -12,13 +12,16 @@ unexport PYTHONPATH PYTHONHOME WAL_BUILD_COMPILED
 
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
-.PHONY: help demo test types compiled torture fuzz interop bench docs mutants tests-on wheel-check format clean
+.PHONY: help demo demo-cluster test types compiled torture fuzz interop cluster bench docs mutants tests-on wheel-check format clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
 
 demo: $(VENV)/.installed  ## Kill a small key-value store while it writes, and recover it.
 	@$(BIN)/python examples/kvstore.py
+
+demo-cluster: $(VENV)/.test  ## Run a ledger on three etcd members, and kill the leader while it writes: takes etcd.
+	@$(BIN)/python examples/ledger_on_etcd.py
 
 test: $(VENV)/.dev  ## Check format, style and types, and run all tests with coverage.
 	$(BIN)/ruff format --check
@@ -41,6 +44,9 @@ interop: $(VENV)/.dev  ## Exchange 10,000 logs with etcd, both ways, and kill it
 	$(BIN)/pytest interop --numprocesses auto --dist worksteal --effort $(or $(EFFORT),full) $(if $(filter deep,$(EFFORT)),--timeout 0) $(OPTIONS)
 
 # Patterns of rows reach the program as they are written.
+cluster: $(VENV)/.dev  ## Kill, pause and part three members of an etcd cluster that is written to: takes etcd, and for some root. EFFORT=quick|deep
+	$(BIN)/pytest cluster --effort $(or $(EFFORT),full) $(if $(filter deep,$(EFFORT)),--timeout 0) $(OPTIONS)
+
 bench: $(VENV)/.bench  ## Measure durable saves and more, beside the disk, etcd and other stores: ROUNDS=7 ROWS='save-*' OPTIONS=--help
 	@set -f; $(BIN)/python benchmarks/bench.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ROWS),--rows $(ROWS)) $(OPTIONS)
 
@@ -85,7 +91,7 @@ format: $(VENV)/.dev  ## Format the code, and mend what the linter can mend.
 
 clean:  ## Remove everything that was made.
 	rm -rf .venv* dist site .bench .mutation .coverage* .fuzz .interop .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find conftest.py docs src tests benchmarks fuzz interop mutation examples -name __pycache__ -prune -exec rm -rf {} +
+	find conftest.py docs src tests benchmarks fuzz interop cluster mutation examples -name __pycache__ -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------------------------------------- environments
 

@@ -8,7 +8,9 @@ in a new, empty directory, and must close the logs that they open.
 
 Commands in ``sh`` must succeed. In ``console`` each line with ``$`` is a command, and what stands below it is what it
 prints (``...`` is anything). Three comments in front of a block change what is done with it: ``<!-- file: NAME -->``
-writes it to a file, ``<!-- not run: REASON -->`` leaves commands alone, and ``<!-- skip: next -->`` any block.
+writes it to a file, ``<!-- not run: REASON -->`` leaves commands alone, and ``<!-- skip: next -->`` any block. In a
+document with the comment ``<!-- needs: etcd -->`` Python has ``endpoints``, the addresses of three members; where there
+is no etcd it is skipped.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from collections.abc import Iterable
 from doctest import ELLIPSIS, OutputChecker
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 import pytest
 from sybil import Document, Example, Region, Sybil
@@ -34,6 +37,7 @@ from sybil.parsers.rest import DocTestParser
 import wal
 
 _DIRECTORY, _BEFORE, _REGISTRY, _HANDLERS = "__directory__", "__before__", "__registry__", "__handlers__"
+_CLUSTER = "__cluster__"
 
 
 def _enter_empty_directory(namespace: dict[str, Any]) -> None:
@@ -52,6 +56,8 @@ def _enter_with_public_names(namespace: dict[str, Any]) -> None:
 
 def _leave(namespace: dict[str, Any]) -> None:
     directory = os.getcwd()
+    if _CLUSTER in namespace:
+        namespace[_CLUSTER].stop()
     sys.path.remove(directory)
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(directory + os.sep):
@@ -79,6 +85,8 @@ class PythonParser(PythonCodeBlockParser):
         for region in super().__call__(document):
             if name := _comment_before(document, region, "file"):
                 region.evaluator = _write_to(Path(name))
+            if "<!-- needs: etcd -->" in document.text:
+                region.evaluator = _with_etcd(region.evaluator)
             yield region
 
 
@@ -90,6 +98,24 @@ class ShellParser(CodeBlockParser):
         for region in super().__call__(document):
             if not _comment_before(document, region, "not run"):
                 yield region
+
+
+def _with_etcd(evaluate: Any) -> Any:
+    def run(example: Example) -> Any:
+        sys.path.insert(0, str(Path(__file__).parent / "tests"))
+        try:
+            from etcd_cluster import ETCD, NO_ETCD, EtcdCluster
+        finally:
+            del sys.path[0]
+        if ETCD is None:
+            raise SkipTest(NO_ETCD)
+        if _CLUSTER not in example.namespace:
+            cluster = EtcdCluster(Path("etcd").absolute(), 3)
+            cluster.start()
+            example.namespace.update({_CLUSTER: cluster, "endpoints": cluster.endpoints})
+        return evaluate(example)
+
+    return run
 
 
 def _write_to(path: Path) -> Any:

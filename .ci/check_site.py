@@ -12,10 +12,11 @@ from urllib.parse import unquote, urlsplit
 
 import wal
 import wal.aio
+import wal.archive
 import wal.prometheus
 import wal.testing
 
-MODULES = {module.__name__: module for module in (wal, wal.aio, wal.etcd, wal.prometheus, wal.testing)}
+MODULES = {module.__name__: module for module in (wal, wal.aio, wal.archive, wal.etcd, wal.prometheus, wal.testing)}
 LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "object": "data", "link": "href"}
 NOT_PROSE = {"pre", "code", "script", "style", "title", "dt"}
 MARKUP = re.compile(r"^(Args|Returns|Raises|Attributes|Yields):$|``|:\w+:`|(^|\s)>>> |\*\*\w", re.MULTILINE)

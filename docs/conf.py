@@ -32,7 +32,7 @@ suppress_warnings: list[str] = []
 nitpicky = True
 # The libraries of others are not looked up: that would take the network. Type variables have no place of their own.
 nitpick_ignore_regex = [
-    (r"py:.*", rf"(prometheus_client|{'|'.join(sorted(sys.stdlib_module_names))})(\..+)?"),
+    (r"py:.*", rf"(obstore|prometheus_client|{'|'.join(sorted(sys.stdlib_module_names))})(\..+)?"),
     (r"py:(obj|class)", r"(.+\.)?(_?(Entry|State|Snapshot|Saved)T\w*|_[CRT])"),
 ]
 
@@ -68,10 +68,15 @@ MADE_BY_OTHERS = {
     "wal.EntrySource",
     "wal.Follower",
     "wal.aio.AsyncFollower",
+    "wal.cluster.EtcdFollower",
+    "wal.cluster.EtcdStorage",
+    "wal.cluster.SnapshotStore",
 }
 """Classes that callers do not make by themselves, as they do not make errors. Their text says how they are made."""
 
-HOMES = {"Path": "pathlib", "AsyncWAL": "wal.aio"}
+HOMES = {"Path": "pathlib", "AsyncWAL": "wal.aio"} | dict.fromkeys(
+    ("EtcdFollower", "EtcdStorage", "SnapshotStore"), "wal.cluster"
+)
 BARE_NAMES_OF_OTHERS = {"go", "api/etcd"}
 """Pages on which names without ``wal.`` may be those of something else."""
 

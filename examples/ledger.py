@@ -1,13 +1,14 @@
 """
-A bank ledger that survives anything: a state machine on ``wal.open_storage``.
+A bank ledger that survives anything: a state machine on ``wal.open_storage``, or on ``wal.cluster.open_storage``.
 
 Each transfer is a record of our own. It is saved, then applied. Every hundred transfers the balances are saved as a
 snapshot, and what only older snapshots need is given up, so the ledger's files stay small however long it runs.
 
 Run it again and again with the same directory: it goes on where it was. Kill it whenever you like. Without a directory
-it takes one that is removed in the end.
+it takes one that is removed in the end. Where the ledger is, on a disk or on an etcd cluster, is one line.
 
     python ledger.py [DIRECTORY [TRANSFERS]]
+    python ledger.py etcd://HOST:PORT,HOST:PORT,HOST:PORT/NAME [TRANSFERS]
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import wal
+
+if TYPE_CHECKING:
+    from wal.cluster import EtcdStorage
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +48,29 @@ class Transfer(wal.LogEntry):
 REGISTRY = wal.RecordRegistry(entry=Transfer)
 
 
+def open_ledger(
+    place: str | Path, segment_size: int
+) -> tuple[
+    wal.FileStorage[Transfer, wal.CommitState] | EtcdStorage[Transfer, wal.CommitState],
+    wal.Recovered[Transfer, wal.CommitState],
+]:
+    """Open the storage in a directory, or the one that ``etcd://host:port,host:port/name`` says."""
+    retention = wal.Retention(snapshots=2)
+    if str(place).startswith("etcd://"):
+        from wal import cluster  # which needs wal[etcd]
+
+        members, _, name = str(place).removeprefix("etcd://").partition("/")
+        return cluster.open_storage(members.split(","), name, b"ledger-1", registry=REGISTRY, retention=retention)
+    return wal.open_storage(place, b"ledger-1", registry=REGISTRY, retention=retention, segment_size=segment_size)
+
+
 class Ledger:
     """Balances of accounts, as they are after all transfers that were ever acknowledged."""
 
-    def __init__(self, path: Path, *, snapshot_every: int = 100, segment_size: int = 64_000_000) -> None:
+    def __init__(self, place: str | Path, *, snapshot_every: int = 100, segment_size: int = 64_000_000) -> None:
         self.balances: dict[str, int] = {}
         self.snapshot_every = snapshot_every
-        self.storage, recovered = wal.open_storage(
-            path, b"ledger-1", registry=REGISTRY, retention=wal.Retention(snapshots=2), segment_size=segment_size
-        )
+        self.storage, recovered = open_ledger(place, segment_size)
         if recovered.snapshot is not None:
             self.balances = json.loads(recovered.snapshot.data)
         for entry in recovered.entries:
@@ -90,10 +108,10 @@ class Ledger:
         self.storage.close()
 
 
-def run(directory: Path, count: int) -> int:
+def run(place: str | Path, count: int) -> int:
     """Make some transfers and print the balances; return 1 if money was made or lost, else 0."""
     names = ["ada", "bob", "cyd", "dan"]
-    with Ledger(directory, segment_size=100_000) as ledger:
+    with Ledger(place, segment_size=100_000) as ledger:
         print(f"{ledger.transfers} transfers so far")
         for _ in range(count):
             payer, payee = random.sample(names, 2)
@@ -105,10 +123,10 @@ def run(directory: Path, count: int) -> int:
     return int(total != 0)
 
 
-def main(directory: str = "", count: str = "500") -> int:
-    """Run in the directory given, or in a temporary one."""
+def main(place: str = "", count: str = "500") -> int:
+    """Run in the place given, or in a temporary directory."""
     with tempfile.TemporaryDirectory() as temporary:
-        return run(Path(directory or temporary), int(count))
+        return run(place or temporary, int(count))
 
 
 if __name__ == "__main__":

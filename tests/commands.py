@@ -268,6 +268,28 @@ def fixtures(path: Path) -> None:
             tar.extractall(path, filter="data")
 
 
+def archived(path: Path) -> None:
+    """A storage in ``data``, of which most is in the archive in ``archive``."""
+    from wal.archive import Archiver
+
+    made, _ = wal.open_storage(path / "data", b"node-1", segment_size=SIZE, fs=UNSYNCED)
+    with made:
+        for index in range(1, 61):
+            made.save(wal.CommitState(index), [wal.Entry(index, b"value %d " % index * 30)])
+            if index % 20 == 0:
+                made.save_snap(wal.SnapshotData(index, b"state %d" % index))
+            if index == 40:
+                with Archiver(path / "data", path / "archive", fs=UNSYNCED) as archiver:
+                    archiver.run()
+
+
+def damaged_archive(path: Path) -> None:
+    """An archive of which one segment has rotted."""
+    archived(path)
+    segment = segments(path / "archive" / "segments")[1]
+    overwrite(segment, 2000, b"\xff")
+
+
 def empty(path: Path) -> None:
     """A directory without a log."""
     path.mkdir()
@@ -291,6 +313,8 @@ SCENES: dict[str, Callable[[Path], None]] = {
         storage_without_snapshot,
         custom,
         fixtures,
+        archived,
+        damaged_archive,
         empty,
     )
 }

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 import wal
+from etcd_cluster import ETCD, NO_ETCD, EtcdCluster
 
 settings.register_profile("wal", deadline=None)  # a busy machine is not a wrong library
 settings.load_profile("wal")
@@ -30,6 +31,26 @@ def memory(tmp_path: Path) -> Iterator[Path]:
     place = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=place if os.access(place, os.W_OK) else tmp_path) as path:
         yield Path(path)
+
+
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
+    """One etcd member for all tests of a process; each test names storages of its own."""
+    with _started(EtcdCluster(tmp_path_factory.mktemp("etcd"))) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def etcd_of_three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
+    """Three etcd members, which stay as they are."""
+    with _started(EtcdCluster(tmp_path_factory.mktemp("etcd"), 3)) as cluster:
+        yield cluster
+
+
+def _started(cluster: EtcdCluster) -> EtcdCluster:
+    if ETCD is None:
+        pytest.skip(NO_ETCD)
+    return cluster
 
 
 @pytest.fixture(autouse=True)

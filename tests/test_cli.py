@@ -40,7 +40,7 @@ from wal._cli.rendering import jsonable
 from wal._cli.terminal import visible
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ["dump", "verify", "stat", "follow", "repair", "bench"]
+COMMANDS = ["dump", "verify", "stat", "follow", "repair", "archive", "restore", "bench"]
 READING = [
     ("dump",),
     ("dump", "--json"),
@@ -94,6 +94,18 @@ EXITS = [
     pytest.param(("dump", "etcd_like"), Exit.USAGE, id="etcd, not told"),
     pytest.param(("dump", "intact/0000000000000000-0000000000000000.wal"), Exit.USAGE, id="a file"),
     pytest.param(("bench", "nowhere"), Exit.USAGE, id="bench, no directory"),
+    pytest.param(("archive", "archived/data", "archived/archive"), Exit.FINE, id="archive"),
+    pytest.param(("restore", "archived/archive", "archived/restored"), Exit.FINE, id="restore"),
+    pytest.param(("restore", "archived/archive", "--dry-run"), Exit.FINE, id="restore, dry run"),
+    pytest.param(("restore", "damaged_archive/archive", "restored"), Exit.DAMAGE, id="restore, damaged"),
+    pytest.param(("restore", "damaged_archive/archive", "-n"), Exit.DAMAGE, id="restore, dry run, damaged"),
+    pytest.param(("archive", "damaged/..", "store"), Exit.ENVIRONMENT, id="archive, no log"),
+    pytest.param(("archive", "damaged", "store"), Exit.DAMAGE, id="archive, damaged"),
+    pytest.param(("archive", "intact", "archived/archive"), Exit.USAGE, id="archive, another log"),
+    pytest.param(("restore", "archived/archive", "there", "--index", "999"), Exit.USAGE, id="restore, no such index"),
+    pytest.param(("restore", "archived/archive"), Exit.USAGE, id="restore, no path"),
+    pytest.param(("restore", "archived/archive", "archived/data"), Exit.ENVIRONMENT, id="restore, there is something"),
+    pytest.param(("restore", "nowhere", "there"), Exit.ENVIRONMENT, id="restore, no archive"),
     pytest.param(("dump", "empty"), Exit.ENVIRONMENT, id="no log"),
     pytest.param(("verify", "nowhere"), Exit.ENVIRONMENT, id="no directory"),
     pytest.param(("verify", "empty", "--etcd"), Exit.ENVIRONMENT, id="no member"),
@@ -106,18 +118,20 @@ EXITS = [
 @pytest.mark.parametrize(("arguments", "exit"), EXITS)
 def test_exit_code(arguments: tuple[str, ...], exit: Exit, tmp_path: Path) -> None:
     """Each end has its code; and whatever is not fine, and was not asked, is said on standard error."""
+    if arguments[:1] in (("archive",), ("restore",)):
+        pytest.importorskip("obstore", reason="pip install 'wal[archive]'")
     for name in {argument.partition("/")[0] for argument in arguments} & set(SCENES):
         scene(name, tmp_path)
 
     code, _, err = run(*arguments, here=tmp_path)
 
     assert code == exit
-    assert (err == "") == (exit == Exit.FINE or "--dry-run" in arguments)
+    assert (err == "") == (exit == Exit.FINE or ("repair" in arguments and "--dry-run" in arguments))
 
 
 def test_exit_codes_are_documented() -> None:
     """In the program's help and in docs/cli.md, all of them."""
-    documented = [int(Exit[name]) for name in Exit.__members__] + [5]
+    documented = [int(Exit[name]) for name in Exit.__members__]
     in_help = re.findall(r"^ +(\d+) {2,}\S", run("--help").out, re.MULTILINE)
     in_docs = re.findall(r"^\| (\d+) \|", (ROOT / "docs" / "cli.md").read_text(), re.MULTILINE)
 
@@ -182,6 +196,43 @@ class TestHelp:
         assert re.fullmatch(r"wal \d+\.\d+\.\d+\S* \((compiled|pure Python), checksums by \w+\)\n", out)
 
 
+class TestArchive:
+    def test_following_uploads_what_is_sealed(self, tmp_path: Path) -> None:
+        """One line for each time that something is new; a store that does not answer is asked again."""
+        pytest.importorskip("obstore", reason="pip install 'wal[archive]'")
+        with wal.WAL.create(tmp_path / "log", segment_size=SIZE, fs=UNSYNCED) as log:
+            log.save_entry([wal.Entry(1, bytes(SIZE))])
+            log.save_entry([wal.Entry(2, bytes(SIZE))])
+            with start("archive", "log", "store", "--follow", "--interval", "0.05", here=tmp_path) as child:
+                assert child.stdout is not None
+                assert child.stderr is not None
+                assert child.stdout.readline().endswith("; the archive ends with index 1\n")
+                (tmp_path / "store").rename(tmp_path / "away")
+                (tmp_path / "store").touch()
+                log.save_entry([wal.Entry(3, bytes(SIZE))])
+                assert "segments/" in child.stderr.readline()
+                (tmp_path / "store").unlink()
+                (tmp_path / "away").rename(tmp_path / "store")
+                assert child.stdout.readline().endswith("; the archive ends with index 2\n")
+                child.send_signal(signal.SIGINT)
+            assert child.returncode == Exit.INTERRUPTED
+
+    def test_whoever_is_fenced_ends(self, tmp_path: Path) -> None:
+        """With the code of the environment, and who has taken over."""
+        pytest.importorskip("obstore", reason="pip install 'wal[archive]'")
+        with wal.WAL.create(tmp_path / "log", segment_size=SIZE, fs=UNSYNCED) as log:
+            log.save_entry([wal.Entry(1, bytes(SIZE))])
+            log.save_entry([wal.Entry(2, bytes(SIZE))])
+            with start("archive", "log", "store", "--follow", "--interval", "0.05", here=tmp_path) as child:
+                assert child.stdout is not None
+                assert child.stderr is not None
+                child.stdout.readline()
+                assert run("archive", "log", "store", here=tmp_path).exit == Exit.FINE
+                log.save_entry([wal.Entry(3, bytes(SIZE))])
+                assert f"process {os.getpid()} on" in child.stderr.read()
+            assert child.returncode == Exit.ENVIRONMENT
+
+
 # ---------------------------------------------------------------------------------------------------- the program
 
 
@@ -215,6 +266,28 @@ class TestTheProgram:
 
         assert (done.returncode, done.stdout) == (5, "")
         assert done.stderr == "wal: the command line needs the extra wal[cli]: pip install 'wal[cli]'\n"
+
+    @pytest.mark.parametrize("command", ["archive", "restore"])
+    def test_without_the_extra_of_a_command_it_says_how_to_get_it(self, command: str, tmp_path: Path) -> None:
+        """Likewise: obstore is asked for by the commands that need it, and by no other."""
+        program = "import sys; sys.modules['obstore'] = None; from wal.__main__ import main; sys.exit(main())"
+        intact(tmp_path / "log")
+
+        def run_without(*arguments: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, "-c", program, *arguments],
+                cwd=tmp_path,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+
+        done = run_without(command, "log", "store")
+
+        assert (done.returncode, done.stdout) == (5, "")
+        assert done.stderr == "wal: wal.archive needs the extra wal[archive]: pip install 'wal[archive]'\n"
+        assert run_without("verify", "log").returncode == 0
 
     @pytest.mark.parametrize(
         "command", [("dump", "--json"), ("dump",), ("dump", "--keep-going", "--raw")], ids=" ".join

@@ -13,9 +13,11 @@ from types import ModuleType
 
 import kvstore
 import ledger
+import ledger_on_etcd
 import pytest
 
 import wal
+from etcd_cluster import ETCD, NO_ETCD, EtcdCluster
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
@@ -23,6 +25,8 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 @pytest.mark.parametrize("program", EXAMPLES, ids=lambda program: program.stem)
 def test_program_runs(program: Path, tmp_path: Path) -> None:
     """A program ends well, without a warning, and leaves nothing behind in the directory it runs in."""
+    if program == Path(ledger_on_etcd.__file__) and ETCD is None:
+        pytest.skip(NO_ETCD)
     done = subprocess.run(
         [sys.executable, "-W", "error", program], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -174,6 +178,59 @@ class TestLedger:
 
         assert ledger.main(str(path), "3") == 1
         assert "the sum is 0" not in capsys.readouterr().out
+
+
+class TestLedgerOnEtcd:
+    """The same ledger, unchanged but for the place."""
+
+    @pytest.fixture
+    def place(self, etcd: EtcdCluster, tmp_path: Path) -> str:
+        members = ",".join(endpoint.removeprefix("http://") for endpoint in etcd.endpoints)
+        return f"etcd://{members}/{tmp_path.name}"
+
+    def test_it_goes_on_where_it_was(self, place: str) -> None:
+        """The program, run twice."""
+        for so_far in (0, 120):
+            done = subprocess.run(
+                [sys.executable, "-W", "error", ledger.__file__, place, "120"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout.startswith(f"{so_far} transfers so far\n")
+            assert done.stdout.endswith(f"{so_far + 120} transfers; the sum is 0\n")
+
+    @pytest.mark.parametrize("transfers", [0, 1, 9, 10, 11, 120])
+    def test_balances_are_found_again(self, place: str, transfers: int) -> None:
+        """Whatever part of them is in a snapshot, and whatever in entries."""
+        place = f"{place}-{transfers}"
+        with ledger.Ledger(place, snapshot_every=10) as book:
+            for number in range(1, transfers + 1):
+                book.transfer("ada", "bob", number)
+
+        with ledger.Ledger(place) as book:
+            assert book.transfers == transfers
+            assert book.balances == TestLedger.balances(transfers)
+
+    @pytest.mark.parametrize(
+        ("acknowledged", "words"),
+        [
+            pytest.param(3, None, id="all there"),
+            pytest.param(4, "4 transfers were acknowledged, and there are 3", id="one lost"),
+            pytest.param(2, "2 transfers were acknowledged, and there are 3", id="one too many"),
+        ],
+    )
+    def test_complaint(self, path: Path, acknowledged: int, words: str | None) -> None:
+        """What the program says is worth something, because it would say otherwise."""
+        with ledger.Ledger(path) as book:
+            for number in range(1, 4):
+                book.transfer("ada", "bob", number)
+
+            assert ledger_on_etcd.complaint(acknowledged, book) == words
+            book.balances["ada"] += 1
+            assert ledger_on_etcd.complaint(acknowledged, book) is not None
 
 
 class TestTheDemoCanFail:

@@ -16,6 +16,9 @@ import wal
 PACKAGE = Path(__file__).parent.parent / "src" / "wal"  # what is installed may lack the sources of what is compiled
 MODULES = sorted(PACKAGE.glob("*.py"))
 COMMAND_LINE = sorted((PACKAGE / "_cli").glob("*.py"))
+ARCHIVE = sorted((PACKAGE / "_archive").glob("*.py"))
+CLUSTER = sorted((PACKAGE / "_cluster").glob("*.py"))
+SUBPACKAGES = {"_archive", "_cli", "_cluster"}
 
 FLOORS = [
     {"_events"},
@@ -33,6 +36,7 @@ FLOORS = [
     {"_reader", "_wal"},
     {"_recovery"},
     {"_file_storage", "aio"},
+    {"archive", "cluster"},
     {"__init__"},
     {"__main__"},
 ]
@@ -44,28 +48,65 @@ COMPILER = {"librt", "mypy_extensions"}
 COMMANDS = {"rich", "typer"}
 """What the command line needs besides."""
 
-EXTRAS = {"prometheus": {"prometheus_client"}, "__main__": COMMANDS}  # which looks whether they are there
+EXTRAS = {
+    "archive": {"obstore"},
+    "prometheus": {"prometheus_client"},
+    "__main__": COMMANDS,  # which looks whether they are there
+}
 """What modules need that come with an extra; ``import wal`` does without them."""
 
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+each_cluster_module = pytest.mark.parametrize("path", CLUSTER, ids=lambda path: path.stem)
 each_command_module = pytest.mark.parametrize("path", COMMAND_LINE, ids=lambda path: path.stem)
 any_module = pytest.mark.parametrize(
-    "path", MODULES + COMMAND_LINE, ids=lambda path: str(path.relative_to(PACKAGE).with_suffix(""))
+    "path",
+    MODULES + COMMAND_LINE + ARCHIVE + CLUSTER,
+    ids=lambda path: str(path.relative_to(PACKAGE).with_suffix("")),
 )
 
 
 COMMAND_LINE_FLOORS = [
     {"exits", "histogram", "options", "terminal"},
     {"outcome", "reading", "rendering"},
-    {"classes", "decoding", "place", "snapshots"},
-    {"bench", "dump", "follow", "repair", "stat", "verify"},
+    {"classes", "decoding", "extra", "place", "snapshots"},
+    {"archive", "bench", "dump", "follow", "repair", "restore", "stat", "verify"},
     {"app"},
     {"__init__"},
 ]
 """Those of the command line, which stands on the whole library, and on which nothing stands but ``__main__``."""
 
+CLUSTER_FLOORS = [
+    {"keys", "messages", "sealed"},
+    {"client", "entities"},
+    {"batches", "ends", "pages", "quota"},
+    {"follower", "ownership"},
+    {"snapshots"},
+    {"recovery"},
+    {"storage"},
+    {"opening"},
+    {"__init__"},
+]
+"""Those of the storage on a cluster, which stands on the library, and on which nothing stands but ``cluster``."""
+
+CLIENTS = {"client": {"grpc"}, "messages": {"google"}}
+"""What its modules need that comes with the extra."""
+
 PRIVATE = {("bench", "_files"), ("classes", "_records")}
 """The same syncs as a log makes, and the process-wide registry: else the command line knows the public API alone."""
+
+
+ARCHIVE_FLOORS = [
+    {"directory", "errors", "manifest", "walking"},
+    {"objects", "source", "target"},
+    {"ownership"},
+    {"archiver", "reading"},
+    {"restoring", "verifying"},
+    {"__init__"},
+]
+"""Those of the archive, which stands on the library, and on which nothing stands but ``archive``."""
+
+STORES = {"directory", "objects"}
+"""The modules of the archive that know obstore."""
 
 
 def floor_of(module: str) -> int:
@@ -92,7 +133,7 @@ def test_every_module_has_a_floor() -> None:
 @each_module
 def test_imports_run_downwards(path: Path) -> None:
     """A module imports its own kind from lower floors only, by relative imports."""
-    own = {module for level, module in imports(ast.parse(path.read_text())) if level} - {"_cli"}
+    own = {module for level, module in imports(ast.parse(path.read_text())) if level} - SUBPACKAGES
 
     assert {module for module in own if floor_of(module) >= floor_of(path.stem)} == set()
     assert {level for level, _ in imports(ast.parse(path.read_text()))} <= {0, 1}
@@ -163,6 +204,67 @@ def test_nothing_but_the_program_imports_the_command_line() -> None:
     assert users == {"__main__"}
 
 
+def test_every_module_of_the_archive_has_a_floor() -> None:
+    """A new one is put on a floor, and one that is gone leaves it."""
+    assert sorted(module for floor in ARCHIVE_FLOORS for module in floor) == sorted(path.stem for path in ARCHIVE)
+
+
+@pytest.mark.parametrize("path", ARCHIVE, ids=lambda path: path.stem)
+def test_the_archive_stands_on_the_library(path: Path) -> None:
+    """Its modules import from its own lower floors and from the library's modules; two of them know the stores."""
+    floor = next(floor for floor, modules in enumerate(ARCHIVE_FLOORS) if path.stem in modules)
+    tree = ast.parse(path.read_text())
+    others = {module for level, module in imports(tree) if not level} - sys.stdlib_module_names
+
+    assert {module for level, module in imports(tree) if level} <= set().union(*ARCHIVE_FLOORS[:floor])
+    assert {level for level, _ in imports(tree)} <= {0, 1}
+    assert others <= {"wal"} | ({"obstore"} if path.stem in STORES else set())
+
+
+def test_nothing_but_the_public_module_imports_the_archive() -> None:
+    """The library is complete without it."""
+    users = {
+        path.stem
+        for path in MODULES + COMMAND_LINE
+        if "_archive" in {module for level, module in imports(ast.parse(path.read_text())) if level}
+    }
+
+    assert users == {"archive"}
+
+
+def test_every_module_of_the_cluster_has_a_floor() -> None:
+    """A new one is put on a floor, and one that is gone leaves it."""
+    assert sorted(module for floor in CLUSTER_FLOORS for module in floor) == [path.stem for path in CLUSTER]
+
+
+@each_cluster_module
+def test_the_cluster_stands_on_the_library(path: Path) -> None:
+    """Its modules import from its own lower floors, from the library's, and what the extra brings."""
+    floor = next(floor for floor, modules in enumerate(CLUSTER_FLOORS) if path.stem in modules)
+    lower = set().union(*CLUSTER_FLOORS[:floor])
+    tree = ast.parse(path.read_text())
+    library = {
+        (node.module or "").partition(".")[2]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").startswith("wal")
+    }
+    others = {module for level, module in imports(tree) if not level} - sys.stdlib_module_names - {"wal"}
+
+    assert {module for level, module in imports(tree) if level} <= lower
+    assert {level for level, _ in imports(tree)} <= {0, 1}
+    assert {floor_of(module) for module in library} <= set(range(floor_of("cluster")))
+    assert others <= CLIENTS.get(path.stem, set())
+
+
+def test_nothing_but_the_public_module_imports_the_cluster() -> None:
+    """The library is complete without it."""
+    users = {
+        path.stem for path in MODULES if "_cluster" in {m for level, m in imports(ast.parse(path.read_text())) if level}
+    }
+
+    assert users == {"cluster"}
+
+
 CLOCK = {
     *("time", "time_ns", "localtime", "gmtime", "ctime", "datetime", "now", "utcnow", "today"),
     *(f"{name}{unit}" for name in ("st_atime", "st_mtime", "st_ctime") for unit in ("", "_ns")),
@@ -223,6 +325,7 @@ after = state()
 assert after == before, [(name, before[name], after[name]) for name in before if before[name] != after[name]]
 
 heavy = {"asyncio", "concurrent.futures", "ctypes", "multiprocessing", "sqlite3", "ssl", "subprocess", "unittest"}
+heavy |= {"google.protobuf", "grpc", "obstore", "typer"}
 loaded = set(sys.modules) - loaded
 assert not heavy & loaded, heavy & loaded
 print(f"import wal took {seconds * 1000:.0f} ms")

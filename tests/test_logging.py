@@ -16,15 +16,19 @@ from typing import Any, NamedTuple
 import pytest
 
 import wal
+import wal.cluster
 from clocks import TimedDisk
 from damage import overwrite, unstamp
+from etcd_cluster import EtcdCluster
 from faults import FaultyFileSystem
 from logs import HANG, SMALL, Disk, HeldDisk, segments
 from unsynced import UNSYNCED
 from wal import Entry, SnapshotData, SnapshotMarker, _crc32c
+from wal._cluster.client import Client, Refusal, Refused
+from wal._cluster.messages import COMPACT, Call
 
 ROOT = Path(__file__).parent.parent
-MODULES = sorted((ROOT / "src" / "wal").glob("*.py"))
+MODULES = sorted((ROOT / "src" / "wal").rglob("*.py"))
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 
 
@@ -81,7 +85,7 @@ def test_the_table_and_the_code_agree() -> None:
     logged = [as_row(call) for path in MODULES for _, call in calls(path)]
 
     assert sorted(logged) == sorted(TABLE)
-    assert len({row.event for row in TABLE}) == len(TABLE) == 10
+    assert len({row.event for row in TABLE}) == len(TABLE) == 12
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
@@ -204,6 +208,32 @@ def an_observer_with_a_bug(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     return {"path": path, "listener": "Broken.committed"}
 
 
+def another_owner(etcd: EtcdCluster, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    storage, _ = wal.cluster.open_storage(etcd.endpoints, "fenced")
+    later, _ = wal.cluster.open_storage(etcd.endpoints, "fenced")
+    with later, storage:
+        for _ in range(2):
+            with pytest.raises(wal.FencedError) as caught:
+                storage.save(None, [Entry(1)])
+    return {"path": "fenced", "error": repr(caught.value)}
+
+
+def a_refusal_to_compact(etcd: EtcdCluster, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    def refuse(self: Client, call: Call, request: Any, *, deadline: float) -> Any:
+        if call is COMPACT:
+            raise Refused(Refusal.FORBIDDEN, "permission denied")
+        return ask(self, call, request, deadline=deadline)
+
+    ask = Client.ask
+    storage, _ = wal.cluster.open_storage(etcd.endpoints, "not-compacted")
+    with storage:
+        storage.save_entry([Entry(1)])
+        storage.save_snap(SnapshotData(1))
+        monkeypatch.setattr(Client, "ask", refuse)
+        storage.release(SnapshotMarker(1))
+    return {"path": "not-compacted", "error": "permission denied"}
+
+
 EVENTS: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "failed": a_failure,
     "slow_sync": a_slow_sync,
@@ -218,6 +248,11 @@ EVENTS: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
 }
 """What makes each record be logged, and the fields that it has then."""
 
+EVENTS_ON_A_CLUSTER: dict[str, Callable[[EtcdCluster, pytest.MonkeyPatch], dict[str, Any]]] = {
+    "fenced": another_owner,
+    "not_compacted": a_refusal_to_compact,
+}
+
 
 def fields(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in vars(record).items() if name.startswith("wal_")}
@@ -225,11 +260,18 @@ def fields(record: logging.LogRecord) -> dict[str, Any]:
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.event)
 def test_each_event_is_logged_as_the_table_says(
-    path: Path, row: Row, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    path: Path,
+    row: Row,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    request: pytest.FixtureRequest,
 ) -> None:
     """Once for each occurrence, with the level and the message; the fields are plain values that JSON takes."""
     path = path.resolve()
-    expected = EVENTS[row.event](path, monkeypatch)
+    if row.event in EVENTS_ON_A_CLUSTER:
+        expected = EVENTS_ON_A_CLUSTER[row.event](request.getfixturevalue("etcd"), monkeypatch)
+    else:
+        expected = EVENTS[row.event](path, monkeypatch)
 
     (record,) = (record for record in caplog.records if record.name == "wal")
     assert (record.levelname.lower(), record.msg) == (row.level, row.message)

@@ -20,6 +20,8 @@ import pytest
 
 import wal
 import wal.aio
+import wal.archive
+import wal.cluster
 import wal.prometheus
 import wal.testing
 from wal import _errors
@@ -28,11 +30,13 @@ PUBLIC = {
     "WAL",
     "CRCMismatchError",
     "CommitState",
+    "ClusterUnavailableError",
     "CompactedError",
     "CorruptionError",
     "Entry",
     "EntrySource",
     "EntryTooLargeError",
+    "FencedError",
     "FileStorage",
     "FileSystem",
     "Follower",
@@ -53,6 +57,7 @@ PUBLIC = {
     "RawRecord",
     "ReadWAL",
     "Record",
+    "QuotaExceededError",
     "RecordDecodeError",
     "RecordRegistry",
     "RecordType",
@@ -62,6 +67,7 @@ PUBLIC = {
     "RepairReport",
     "Retention",
     "SegmentCut",
+    "RequestTooLargeError",
     "SegmentGapError",
     "SegmentSurvey",
     "Snapshot",
@@ -72,6 +78,7 @@ PUBLIC = {
     "SnapshotSave",
     "Snapshotter",
     "Storage",
+    "SnapshotTooLargeError",
     "TornWriteError",
     "UnavailableError",
     "UnknownRecordError",
@@ -101,11 +108,27 @@ PUBLIC = {
 }
 PUBLIC_ETCD = {"Entry", "HardState", "Snapshot", "registry"}
 PUBLIC_AIO = {"AsyncFollower", "AsyncReadWAL", "AsyncWAL", "follow", "read_wal"}
+PUBLIC_ARCHIVE = {
+    "ArchiveConflictError",
+    "ArchiveDamagedError",
+    "ArchiveNotFoundError",
+    "ArchiveReport",
+    "ArchiveStoreError",
+    "ArchiveVerifyReport",
+    "Archiver",
+    "ObjectStore",
+    "RestoreReport",
+    "restore",
+    "verify",
+}
+PUBLIC_CLUSTER = {"EtcdFollower", "EtcdStorage", "SnapshotStore", "follow", "open_storage"}
 PUBLIC_PROMETHEUS = {"PrometheusObserver"}
 PUBLIC_TESTING = {"Crash", "SimulatedDisk", "StorageConformance"}
 PUBLIC_MODULES = {
     wal: PUBLIC,
     wal.aio: PUBLIC_AIO,
+    wal.archive: PUBLIC_ARCHIVE,
+    wal.cluster: PUBLIC_CLUSTER,
     wal.etcd: PUBLIC_ETCD,
     wal.prometheus: PUBLIC_PROMETHEUS,
     wal.testing: PUBLIC_TESTING,
@@ -146,7 +169,7 @@ SIGNATURES = {
     "plan_repair": "(path, *, force=False, progress=None, fs=...)",
     "repair": "(path, *, force=False, confirm=None, progress=None, fs=...)",
     "exists": "(path, *, fs=...)",
-    "purge": "(path, snapshot, *, keep=0, registry=None, fs=...)",
+    "purge": "(path, snapshot, *, keep=0, archived=None, registry=None, fs=...)",
     "open_storage": (
         "(path, metadata=b'', *, registry=None, retention=Retention(snapshots=2, segments=0), "
         + OPENING.removeprefix("registry=None, ")
@@ -202,7 +225,7 @@ SIGNATURES = {
     "SegmentSurvey": "(path, first_index, last_index, size, bytes, records, entries, read)",
     "SnapshotData": "(index, data=b'', metadata=b'')",
     "Recovered": "(snapshot, metadata, state, entries, repaired, skipped)",
-    "Retention": "(snapshots=2, segments=0)",
+    "Retention": "(snapshots=2, segments=0, archived=None)",
     "VerifyReport": "(path, segments, records, entries, bytes, last_index, tail)",
     "PendingSave.wait": "(self)",
     "Observer.committed": "(self, group)",
@@ -216,6 +239,15 @@ SIGNATURES = {
     "SegmentCut": "(path, bytes, seconds)",
     "SnapshotSave": "(path, bytes, database, sync_s, seconds)",
     "prometheus.PrometheusObserver": "(log='', *, registry=..., etcd_names=False)",
+    "archive.Archiver": "(path, store, *, registry=None, fs=...)",
+    "archive.Archiver.run": "(self, *, progress=None)",
+    "archive.Archiver.holds": "(self, path)",
+    "archive.Archiver.close": "(self)",
+    "archive.ArchiveReport": "(segments, snapshots, bytes, adopted, damaged, last_index)",
+    "archive.ArchiveVerifyReport": ("(segments, snapshots, bytes, first_index, last_index, epoch, owner, orphans)"),
+    "archive.RestoreReport": "(path, last_index, snapshot, segments, bytes, orphans)",
+    "archive.restore": "(store, path, *, index=None, registry=None, progress=None, fs=...)",
+    "archive.verify": "(store, *, progress=None)",
     "aio.AsyncWAL": "(log, *, max_pending_bytes=16000000)",
     "aio.AsyncWAL.create": "(path, metadata=b'', *, max_pending_bytes=16000000, **options)",
     "aio.AsyncWAL.save": "(self, state, entries)",
@@ -230,6 +262,26 @@ SIGNATURES = {
     "aio.AsyncFollower.close": "(self)",
     "aio.AsyncReadWAL": "(wal, metadata, state, entries)",
     "aio.read_wal": "(path, snapshot=None, *, max_pending_bytes=16000000, **options)",
+    "cluster.open_storage": (
+        "(endpoints, name, metadata=b'', *, registry=None, retention=Retention(snapshots=2, segments=0),"
+        " timeout_s=30.0,"
+        " request_timeout_s=3.0, max_request_bytes=1572864, quota_bytes=2147483648, max_snapshot_bytes=16777216,"
+        " snapshot_store=None, compact=True, ca_file=None, cert_file=None, key_file=None, user=None, password=None)"
+    ),
+    "cluster.follow": (
+        "(endpoints, name, index=None, *, registry=None, timeout_s=30.0, request_timeout_s=3.0, ca_file=None,"
+        " cert_file=None, key_file=None, user=None, password=None)"
+    ),
+    "cluster.EtcdStorage.save": "(self, state, entries)",
+    "cluster.EtcdStorage.submit": "(self, state, entries)",
+    "cluster.EtcdStorage.save_entry": "(self, entries)",
+    "cluster.EtcdStorage.save_state": "(self, state)",
+    "cluster.EtcdStorage.save_snap": "(self, snapshot, marker=None)",
+    "cluster.EtcdStorage.release": "(self, snapshot)",
+    "cluster.EtcdStorage.sync": "(self)",
+    "cluster.EtcdStorage.close": "(self)",
+    "cluster.EtcdFollower.stop": "(self)",
+    "cluster.EtcdFollower.close": "(self)",
     "etcd.Entry": "(*, term=0, index=0, type=0, data=b'')",
     "etcd.HardState": "(*, term=0, vote=0, commit=0)",
     "etcd.Snapshot": "(*, index=0, term=0, conf_state=b'')",
@@ -245,6 +297,10 @@ PROPERTIES = {
     "WAL": {"closed", "first_index", "has_state", "last_index", "metadata", "path", "registry", "repaired", "state"},
     "WALReader": {"first_index", "last_index"},
     "aio.AsyncWAL": {"last_index", "log"},
+    "archive.Archiver": {"epoch", "last_index"},
+    "cluster.EtcdStorage": {
+        *("closed", "epoch", "first_index", "last_index", "metadata", "name", "registry", "state"),
+    },
     "etcd.HardState": {"committed"},
 }
 
@@ -267,6 +323,16 @@ WRITERS = [
     "aio.AsyncWAL.sync",
     "aio.AsyncWAL.close",
     "aio.read_wal",
+    "archive.Archiver.run",
+    "archive.restore",
+    "cluster.EtcdStorage.save",
+    "cluster.EtcdStorage.save_entry",
+    "cluster.EtcdStorage.save_state",
+    "cluster.EtcdStorage.save_snap",
+    "cluster.EtcdStorage.release",
+    "cluster.EtcdStorage.close",
+    "cluster.EtcdStorage.sync",
+    "cluster.open_storage",
     "FileStorage.save",
     "FileStorage.save_entry",
     "FileStorage.save_state",
@@ -296,6 +362,8 @@ ERRORS = [
     wal.NotReadError("the log was not read"),
     wal.IndexOrderError(7, 4, "entry 7 must have an index from 1 to 4"),
     wal.EntryTooLargeError(20_000_000, 10_000_000),
+    wal.RequestTooLargeError(2_000_000, 1_572_864),
+    wal.SnapshotTooLargeError(20_000_000, 16_777_216),
     wal.RecordTypeError("not an entry"),
     wal.RecordDecodeError(SEGMENT, 4096, "the class refused the payload"),
     wal.SnapshotNotFoundError(7, "no marker of snapshot 7"),
@@ -303,6 +371,7 @@ ERRORS = [
     wal.SnapshotOutOfDateError(7, "there is a snapshot of index 7"),
     wal.CompactedError(7, "entry 7 is compacted"),
     wal.UnavailableError(7, "entry 7 is not there yet"),
+    wal.FencedError("somebody has taken over"),
     wal.CorruptionError(*CORRUPTION),
     wal.TornWriteError(*CORRUPTION),
     wal.CRCMismatchError(*CORRUPTION, expected=1, found=2),
@@ -310,13 +379,22 @@ ERRORS = [
     wal.MetadataConflictError(*CORRUPTION),
     wal.IndexGapError(*CORRUPTION),
     wal.SegmentGapError(*CORRUPTION),
+    wal.FencedError("node-2 has taken the storage over"),
     wal.WALEnvironmentError(*ENVIRONMENT),
     wal.WALExistsError(*ENVIRONMENT),
     wal.WALNotFoundError(*ENVIRONMENT),
     wal.WALLockedError(*ENVIRONMENT),
     wal.WALFailedError(*ENVIRONMENT),
+    wal.ClusterUnavailableError(*ENVIRONMENT),
+    wal.QuotaExceededError(*ENVIRONMENT),
 ]
-for _error in ERRORS:
+ERRORS_OF_ARCHIVES = [
+    wal.archive.ArchiveConflictError("s3://bucket", "another log"),
+    wal.archive.ArchiveDamagedError("s3://bucket", "segments/x.wal", "it is missing", offset=7),
+    wal.archive.ArchiveNotFoundError("s3://bucket", "there is no archive here"),
+    wal.archive.ArchiveStoreError("s3://bucket", "listing manifest/ failed"),
+]
+for _error in [*ERRORS, *ERRORS_OF_ARCHIVES]:
     _error.add_note("seen on node 1")
     if isinstance(_error, wal.CorruptionError):
         _error.entries = [lambda: "an object that does not pickle"]
@@ -344,11 +422,15 @@ VALUES = [
     wal.SnapshotData(7, b"state", b"metadata"),
     wal.Recovered(wal.SnapshotData(7), b"node-1", wal.CommitState(8), [wal.Entry(8)], None, ()),
     wal.Retention(3, 1),
+    wal.archive.ArchiveReport(("a.wal",), ("b.snap",), 7, (), (), 9),
+    wal.archive.ArchiveVerifyReport(1, 1, 7, 0, 9, 1, "process 7 on node", ()),
+    wal.archive.RestoreReport(SEGMENT.parent, 9, None, 1, 7, ()),
 ]
 
 
 CONCRETE = re.compile(
-    r"(WAL|WALReader|Follower|RecordRegistry|FileStorage|Snapshotter|MemoryStorage|Observer|aio\.\w+)\."
+    r"(WAL|WALReader|Follower|RecordRegistry|FileStorage|Snapshotter|MemoryStorage|Observer|aio\.\w+|archive\.Archiver"
+    r"|cluster\.Etcd\w+)\."
 )
 """The members of classes that are no contracts."""
 
@@ -363,6 +445,8 @@ def named(name: str) -> Any:
 NAMES = sorted(
     PUBLIC
     | {f"aio.{name}" for name in PUBLIC_AIO}
+    | {f"archive.{name}" for name in PUBLIC_ARCHIVE}
+    | {f"cluster.{name}" for name in PUBLIC_CLUSTER}
     | {f"etcd.{name}" for name in PUBLIC_ETCD}
     | {f"prometheus.{name}" for name in PUBLIC_PROMETHEUS}
     | {f"testing.{name}" for name in PUBLIC_TESTING}
@@ -520,14 +604,15 @@ class TestDocumentation:
     def test_raises_names_errors(self, name: str) -> None:
         """``Raises`` lists public errors, or errors of Python."""
         for error in sections(named(name).__doc__).get("Raises", ()):
-            assert issubclass(getattr(wal, error, None) or getattr(builtins, error), Exception)
+            found = getattr(wal, error, None) or getattr(wal.archive, error, None) or getattr(builtins, error)
+            assert issubclass(found, Exception)
 
     @pytest.mark.parametrize("name", [name for name in CLASSES if fields_of(named(name))])
     def test_fields_are_explained(self, name: str) -> None:
         """``Attributes`` of a class or of its bases list every field."""
         assert fields_of(named(name)) <= attributes(named(name))
 
-    @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+    @pytest.mark.parametrize("error", ERRORS + ERRORS_OF_ARCHIVES, ids=lambda error: type(error).__name__)
     def test_fields_of_errors_are_explained(self, error: wal.WALError) -> None:
         """``Attributes`` of an error's class or of its bases list everything that it carries."""
         assert set(vars(error)) - {"__notes__"} <= attributes(type(error))
@@ -554,7 +639,7 @@ class TestErrors:
 
         assert {type(error).__name__: type(error).__bases__ for error in ERRORS} == drawn
 
-    @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+    @pytest.mark.parametrize("error", ERRORS + ERRORS_OF_ARCHIVES, ids=lambda error: type(error).__name__)
     @pytest.mark.parametrize(
         "duplicate",
         [
@@ -574,7 +659,7 @@ class TestErrors:
         assert other.args == error.args
         assert repr(other) == repr(error)
 
-    @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+    @pytest.mark.parametrize("error", ERRORS + ERRORS_OF_ARCHIVES, ids=lambda error: type(error).__name__)
     def test_errors_speak(self, error: wal.WALError) -> None:
         """The text has the reason, and the path and the byte if the error knows them."""
         text = str(error)

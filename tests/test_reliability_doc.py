@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 TESTS = Path(__file__).parent
-INTEROP = TESTS.parent / "interop"
+BESIDE = [TESTS.parent / "interop", TESTS.parent / "cluster"]
 TEXT = (TESTS.parent / "docs" / "reliability.md").read_text()
 PROMISES, OLD_BUGS, BAD_INPUT = (
     TEXT.split(f"\n## {title}\n")[1].split("\n## ")[0] for title in ("Promises", "Old bugs", "Bad input")
@@ -52,13 +52,13 @@ BUGS = rows(OLD_BUGS)
 INPUTS = rows(BAD_INPUT)
 SECTIONS = [(text.split(":")[0], text) for text in PROMISES.split("\n### ")[1:]]
 
-FILES = [*TESTS.glob("test_*.py"), *INTEROP.glob("test_*.py")]
+FILES = [file for folder in [TESTS, *BESIDE] for file in folder.glob("test_*.py")]
 REFERENCE = re.compile(r"`(test_\w+\.py)::(test_\w+)(?:\[([^`]+)\])?`")
 REFERENCES = sorted({match.group(0).strip("`") for match in REFERENCE.finditer(TEXT)})
 
 
 def text_of(file: str) -> str:
-    return next(path for path in (TESTS / file, INTEROP / file) if path.exists()).read_text()
+    return next(path for path in (folder / file for folder in [TESTS, *BESIDE]) if path.exists()).read_text()
 
 
 @functools.cache

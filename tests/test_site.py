@@ -13,6 +13,8 @@ import pytest
 
 import wal
 import wal.aio
+import wal.archive
+import wal.cluster
 import wal.prometheus
 import wal.testing
 
@@ -24,7 +26,7 @@ MARKDOWN = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 REFERENCE = {path: path.read_text() for path in sorted((DOCS / "api").glob("*.rst"))}
 PUBLIC = [
     f"{module.__name__}.{name}"
-    for module in (wal, wal.aio, wal.etcd, wal.prometheus, wal.testing)
+    for module in (wal, wal.aio, wal.archive, wal.cluster, wal.etcd, wal.prometheus, wal.testing)
     for name in module.__all__
     if name != "etcd"
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -318,6 +318,195 @@ class IsNotEmpty(Wrapper):
             self.inner.save_entry([wal.Entry(1)])
 
 
+# ------------------------------------------------------------------------------ storages that are taken over
+
+
+class Owned:
+    """
+    Passes everything on to a file storage that all owners share; whoever opens it takes it over.
+
+    Those below each get one thing wrong about it.
+    """
+
+    shared: ClassVar[dict[Path, tuple[FileStorage, list[Owned]]]] = {}
+
+    def __init__(self, path: Path) -> None:
+        if path not in self.shared:
+            self.shared[path] = open_storage(path)[0], []
+        self.path = path
+        self.inner, owners = self.shared[path]
+        owners.append(self)
+        self.owners = owners
+        self.closed = self.has_saved = False
+        contents = wal.WALReader(path / "wal").read_all()
+        marker = max((m.index for m in wal.valid_snapshots(path / "wal")), default=0)
+        self.state: HardState = contents.state
+        self.entries = [entry for entry in contents.entries if entry.index > marker]
+
+    def check(self) -> None:
+        if self.closed:
+            raise wal.WALClosedError("closed")
+        if self.is_fenced():
+            raise wal.FencedError("another one has taken it over")
+
+    def is_fenced(self) -> bool:
+        return self.owners[-1] is not self
+
+    def save(self, state: HardState | None, entries: Iterable[LogEntry] | None) -> None:
+        self.check()
+        self.inner.save(state, entries)
+
+    def save_state(self, state: HardState) -> None:
+        self.save(state, None)
+
+    def save_entry(self, entries: Iterable[LogEntry]) -> None:
+        self.save(None, entries)
+
+    def save_snap(self, snapshot: SnapshotData) -> None:
+        self.check()
+        self.inner.save_snap(snapshot)
+
+    def release(self, snapshot: wal.Snapshot) -> None:
+        self.check()
+
+    def sync(self) -> None:
+        self.check()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Fences(Owned):
+    """Breaks nothing."""
+
+
+class NeverFences(Owned):
+    def is_fenced(self) -> bool:
+        return False
+
+
+class FencesOnce(Owned):
+    told = False
+
+    def is_fenced(self) -> bool:
+        fenced = super().is_fenced() and not self.told
+        self.told = self.told or fenced
+        return fenced
+
+
+class FencesAfterWriting(Owned):
+    def save(self, state: HardState | None, entries: Iterable[LogEntry] | None) -> None:
+        if not self.closed:
+            self.inner.save(state, entries)
+        self.check()
+
+
+class FencesWhenTheOwnerHasSaved(Owned):
+    def is_fenced(self) -> bool:
+        return super().is_fenced() and self.owners[-1].has_saved
+
+    def save(self, state: HardState | None, entries: Iterable[LogEntry] | None) -> None:
+        super().save(state, entries)
+        self.has_saved = True
+
+
+class FencesEntriesOnly(Owned):
+    def save(self, state: HardState | None, entries: Iterable[LogEntry] | None) -> None:
+        if entries is None and not self.closed:
+            self.inner.save(state, None)
+        else:
+            super().save(state, entries)
+
+
+class DoesNotFenceSnapshots(Owned):
+    def save_snap(self, snapshot: SnapshotData) -> None:
+        if self.closed:
+            raise wal.WALClosedError("closed")
+        self.inner.save_snap(snapshot)
+
+
+class FencesTheOwner(Owned):
+    def is_fenced(self) -> bool:
+        return len(self.owners) > 1
+
+
+class SaysThatItIsLocked(Owned):
+    def check(self) -> None:
+        if self.is_fenced() and not self.closed:
+            raise wal.WALLockedError(self.path, "another one has it")
+        super().check()
+
+
+class DoesNotCloseWhenFenced(Owned):
+    def close(self) -> None:
+        if not self.closed:
+            self.check()
+        super().close()
+
+
+class RefusesToTakeOver(Owned):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        if any(not owner.closed for owner in self.owners[:-1]):
+            self.owners.pop()
+            raise wal.WALLockedError(path, "it has an owner")
+
+
+TAKEN_OVER: dict[type[Owned], bool] = {
+    Fences: True,
+    NeverFences: False,
+    FencesOnce: False,
+    FencesAfterWriting: False,
+    FencesWhenTheOwnerHasSaved: False,
+    FencesEntriesOnly: False,
+    DoesNotFenceSnapshots: False,
+    FencesTheOwner: False,
+    SaysThatItIsLocked: False,
+    DoesNotCloseWhenFenced: False,
+    RefusesToTakeOver: False,
+}
+"""Which of them pass."""
+
+
+class TakeOverAttempt(FileConformance):
+    """Runs the test of ownership against one of them."""
+
+    takes_over = True
+
+    def __init__(self, storage: type[Owned]) -> None:
+        self.storage = storage
+
+    def open(self, path: Path) -> tuple[wal.Storage[SnapshotData], HardState, Sequence[LogEntry]]:
+        storage = self.storage(path)
+        return storage, storage.state, storage.entries
+
+
+@pytest.mark.parametrize("storage", TAKEN_OVER, ids=lambda storage: storage.__name__)
+def test_a_storage_that_does_not_fence_fails(tmp_path: Path, storage: type[Owned]) -> None:
+    """Each way to get the ownership wrong is seen, and the right one passes."""
+    try:
+        TakeOverAttempt(storage).test_there_is_one_writer(tmp_path)
+    except Exception:
+        passed = False
+    else:
+        passed = True
+    finally:
+        for path in [path for path in Owned.shared if path.is_relative_to(tmp_path)]:
+            Owned.shared.pop(path)[0].close()
+
+    assert passed == TAKEN_OVER[storage]
+
+
+def test_a_storage_that_is_taken_over_is_not_one_that_is_locked(tmp_path: Path) -> None:
+    """Without ``takes_over`` a storage that lets a second one in fails, and with it one that does not."""
+    attempts = TakeOverAttempt(Fences)
+    attempts.takes_over = False
+    with pytest.raises(AssertionError):
+        attempts.test_there_is_one_writer(tmp_path)
+    for path in [path for path in Owned.shared if path.is_relative_to(tmp_path)]:
+        Owned.shared.pop(path)[0].close()
+
+
 REOPENED = "test_what_was_saved_is_there_after_reopening"
 EMPTY = "test_a_new_one_is_empty"
 LAST_STATE = "test_the_last_state_counts"
@@ -416,3 +605,4 @@ def test_every_test_of_the_contract_can_fail() -> None:
     assert set().union(*BROKEN.values()) == EVERYTHING
     assert [storage.__name__ for storage, failed in BROKEN.items() if not failed] == ["Faithful"]
     assert set(BROKEN) == set(Wrapper.__subclasses__())
+    assert set(TAKEN_OVER) == set(Owned.__subclasses__())

@@ -10,6 +10,8 @@ The errors, one tree.
     │   ├── NotReadError           an opened log must be read before it is appended to
     │   ├── IndexOrderError        (ValueError)   an entry's index leaves a gap or is not in order
     │   ├── EntryTooLargeError     (ValueError)   a record is longer than the log's limit
+    │   ├── RequestTooLargeError   (ValueError)   a save is larger than one request to the cluster may be
+    │   ├── SnapshotTooLargeError  (ValueError)   a snapshot is larger than what the cluster is to keep
     │   ├── RecordTypeError        (TypeError)    a class or a value of the wrong kind
     │   ├── RecordDecodeError      (ValueError)   the registered class refuses an intact payload
     │   ├── SnapshotNotFoundError  (LookupError)  the log does not know that snapshot
@@ -24,11 +26,14 @@ The errors, one tree.
     │   ├── MetadataConflictError
     │   ├── IndexGapError
     │   └── SegmentGapError
+    ├── FencedError                another owner has taken over
     └── WALEnvironmentError        the machine, or another process
         ├── WALExistsError         (FileExistsError)
         ├── WALNotFoundError       (FileNotFoundError)
         ├── WALLockedError         (BlockingIOError)
-        └── WALFailedError         a write or a sync failed: this writer has stopped for good
+        ├── WALFailedError         a write or a sync failed: this writer has stopped for good
+        ├── ClusterUnavailableError  (ConnectionError)  no member of the cluster has answered in time
+        └── QuotaExceededError     (OSError)      the cluster's database is full
 
 An ``OSError`` that is none of these (no permission, no space while creating) passes through as it is.
 Every error pickles. Catch ``CorruptionError`` for damage, ``WALError`` for everything that is ours.
@@ -43,19 +48,24 @@ from typing import Any
 
 __all__ = [
     "CRCMismatchError",
+    "ClusterUnavailableError",
     "CompactedError",
     "CorruptionError",
     "EntryTooLargeError",
+    "FencedError",
     "IndexGapError",
     "IndexOrderError",
     "MetadataConflictError",
     "NoSnapshotError",
     "NotReadError",
+    "QuotaExceededError",
     "RecordDecodeError",
     "RecordTypeError",
+    "RequestTooLargeError",
     "SegmentGapError",
     "SnapshotNotFoundError",
     "SnapshotOutOfDateError",
+    "SnapshotTooLargeError",
     "TornWriteError",
     "UnavailableError",
     "UnknownRecordError",
@@ -137,6 +147,42 @@ class EntryTooLargeError(WALUsageError, ValueError):
         super().__init__(
             f"a record of {size:,} bytes exceeds the limit of {limit:,}; split it, or open the log with a greater"
             " max_record_bytes (Go readers refuse records of 10 MiB and more)"
+        )
+        self.size = size
+        self.limit = limit
+
+
+class RequestTooLargeError(WALUsageError, ValueError):
+    """
+    A save does not fit into one request to the cluster. Nothing was sent.
+
+    Attributes:
+        size: What the request could take, in bytes.
+        limit: The storage's ``max_request_bytes``.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"a request of {size:,} bytes exceeds the limit of {limit:,}; save less at once, or let the servers and"
+            " this storage take more (etcd's --max-request-bytes, max_request_bytes)"
+        )
+        self.size = size
+        self.limit = limit
+
+
+class SnapshotTooLargeError(WALUsageError, ValueError):
+    """
+    A snapshot is larger than what the cluster is to keep. Nothing was sent.
+
+    Attributes:
+        size: Length of the snapshot, in bytes.
+        limit: The storage's ``max_snapshot_bytes``.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"a snapshot of {size:,} bytes exceeds the limit of {limit:,}; open the storage with a snapshot_store for"
+            " large ones"
         )
         self.size = size
         self.limit = limit
@@ -286,6 +332,14 @@ class SegmentGapError(CorruptionError):
     """Segments are missing from the directory."""
 
 
+class FencedError(WALError):
+    """
+    Another owner has taken over. This one has stopped: whatever it does later raises this, too.
+
+    The message says who it is. What was acknowledged before is in the other one's hands.
+    """
+
+
 class WALEnvironmentError(WALError):
     """
     The machine, or another process, stands in the way.
@@ -327,3 +381,19 @@ class WALFailedError(WALEnvironmentError):
     What the failed call was to save is unknown, absent or present as a whole; what was acknowledged before
     is untouched. Close the log and open it again. The first failure is the ``__cause__``.
     """
+
+
+class ClusterUnavailableError(WALEnvironmentError, ConnectionError):
+    """No member of the cluster that could have helped has answered in time."""
+
+    errno: int = errno.EHOSTUNREACH
+
+
+class QuotaExceededError(WALEnvironmentError, OSError):
+    """
+    The cluster's database is full, or would be after this. Nothing was written.
+
+    Give up what is not needed (``release``), and let the members defragment their databases.
+    """
+
+    errno: int = errno.EDQUOT

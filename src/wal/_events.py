@@ -13,8 +13,10 @@ from pathlib import Path
 __all__ = [
     "log_damaged_snapshot",
     "log_failed",
+    "log_fenced",
     "log_foreign_name",
     "log_listener_failed",
+    "log_not_compacted",
     "log_not_stamped",
     "log_repaired",
     "log_segment_in_use",
@@ -32,6 +34,24 @@ def log_failed(path: Path, failure: BaseException) -> None:
         path,
         failure,
         extra={"wal_event": "failed", "wal_path": str(path), "wal_error": repr(failure)},
+    )
+
+
+def log_fenced(path: Path, error: Exception) -> None:
+    _logger.warning(
+        "%s: the storage has another owner: %s",
+        path,
+        error,
+        extra={"wal_event": "fenced", "wal_path": str(path), "wal_error": repr(error)},
+    )
+
+
+def log_not_compacted(path: Path, words: str) -> None:
+    _logger.warning(
+        "%s: etcd does not compact: %s",
+        path,
+        words,
+        extra={"wal_event": "not_compacted", "wal_path": str(path), "wal_error": words},
     )
 
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +38,7 @@ from ._errors import (
 from ._files import OPERATING_SYSTEM, FileSystem, make_directories, real_path, remove_directories
 from ._notices import SLOW_SYNC_S
 from ._observer import Observer, RepairReport
-from ._purge import remove_segments
+from ._purge import Archived, remove_segments
 from ._reader import valid_snapshots
 from ._records import (
     EntryT,
@@ -57,7 +57,7 @@ from ._segments import exists
 from ._snapshotter import SnapshotData, Snapshotter
 from ._wal import MAX_RECORD_BYTES, SEGMENT_SIZE, WAL, ZERO_AHEAD_BYTES, CreateOptions
 
-__all__ = ["FileStorage", "Recovered", "Retention", "open_storage"]
+__all__ = ["FileStorage", "Recovered", "Retention", "marker_of", "open_storage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,13 @@ class Retention:
     Attributes:
         snapshots: How many snapshots to keep, at least 1; the log is kept from the oldest of them on.
         segments: How many segments to keep besides.
+        archived: Asked of a segment or snapshot file, by its path, whether it is in an archive. Nothing is removed that
+            is not, nor what belongs to a snapshot that is not. By default nothing is asked.
     """
 
     snapshots: int = 2
     segments: int = 0
+    archived: Archived | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.snapshots < 1 or self.segments < 0:
@@ -98,6 +101,18 @@ class Recovered(NamedTuple, Generic[EntryT_co, StateT_co]):
     entries: list[EntryT_co]
     repaired: RepairReport | None
     skipped: tuple[CorruptionError, ...]
+
+
+def marker_of(registry: RecordRegistry[Any, Any, SnapshotT], index: int) -> SnapshotT:
+    """Make a marker of the registered class from an index alone; ``RecordTypeError`` if that is not enough."""
+    cls: Any = registry.snapshot
+    try:
+        marker: SnapshotT = cls(index=index)
+    except TypeError as error:
+        raise RecordTypeError(
+            f"{cls.__qualname__} cannot be made from an index alone ({error}); pass marker="
+        ) from error
+    return marker
 
 
 @parametrized
@@ -178,7 +193,7 @@ class FileStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         if not isinstance(snapshot, SnapshotData):
             raise RecordTypeError(f"{snapshot!r:.80} is not a SnapshotData")
         if marker is None:
-            marker = self._marker(snapshot.index)
+            marker = marker_of(self._log.registry, snapshot.index)
         self._log._check_process()  # a fork may have left our lock taken for ever
         with self._lock:
             self._log._check_snapshot(marker)
@@ -208,16 +223,6 @@ class FileStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
                 f"a snapshot of index {index} covers more than is committed, {committed}; save the new state first",
             )
 
-    def _marker(self, index: int) -> SnapshotT_co:
-        cls: Any = self._log.registry.snapshot
-        try:
-            marker: SnapshotT_co = cls(index=index)
-        except TypeError as error:
-            raise RecordTypeError(
-                f"{cls.__qualname__} cannot be made from an index alone ({error}); pass marker="
-            ) from error
-        return marker
-
     def release(self, snapshot: Snapshot | SnapshotData) -> None:
         """
         Give up what is older than a snapshot, as far as the retention setting allows.
@@ -244,7 +249,13 @@ class FileStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
             self._snapshotter.release_dbs(oldest)
             if self._retention is not None:
                 self._snapshotter.release(oldest)
-                removed = remove_segments(self._fs, self._log.path, oldest, keep=self._retention.segments)
+                removed = remove_segments(
+                    self._fs,
+                    self._log.path,
+                    oldest,
+                    keep=self._retention.segments,
+                    archived=self._retention.archived,
+                )
                 self._markers = {index: marker for index, marker in self._markers.items() if index >= oldest}
                 self._intact &= self._markers.keys()
         self._log._tell_purged(removed)
@@ -255,7 +266,17 @@ class FileStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         for known in sorted((i for i in self._markers if 0 < i <= index), reverse=True):
             if left and self._is_intact_locked(known):
                 oldest, left = known, left - 1
-        return oldest
+        if oldest is None or self._retention is None or self._retention.archived is None:
+            return oldest
+        return min(self._not_archived_locked(oldest, self._retention.archived), default=oldest)
+
+    def _not_archived_locked(self, before: int, archived: Archived) -> Iterator[int]:
+        """Yield the snapshots in front of one that an archive still waits for: those that are whole, and known."""
+        for path in self._snapshotter._files_before(before):
+            index = int(path.name[:16], 16)
+            wanted = index in self._markers and (path.suffix == ".db" or self._is_intact_locked(index))
+            if wanted and not archived(path):
+                yield index
 
     def _is_intact_locked(self, index: int) -> bool:
         if index not in self._intact and self._snapshotter.is_intact(index):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from ._errors import WALNotFoundError
@@ -21,7 +22,10 @@ from ._records import RecordRegistry, Snapshot
 from ._replay import Replay, beside_a_purge
 from ._segments import list_segments
 
-__all__ = ["purge", "remove_segments"]
+__all__ = ["Archived", "purge", "remove_segments"]
+
+Archived = Callable[[Path], bool]
+"""``archived(path)`` tells whether this segment or snapshot file is in an archive, so that it may be removed."""
 
 
 def purge(
@@ -29,6 +33,7 @@ def purge(
     snapshot: Snapshot,
     *,
     keep: int = 0,
+    archived: Archived | None = None,
     registry: RecordRegistry | None = None,
     fs: FileSystem = OPERATING_SYSTEM,
 ) -> list[str]:
@@ -43,11 +48,14 @@ def purge(
         path: The log's directory.
         snapshot: A snapshot whose marker is in the log, and which is durable.
         keep: How many of these segments to keep all the same, the newest ones.
+        archived: Asked of each segment, by its path, whether it is in an archive. The first one that is not, and those
+            behind it, are kept. What it raises ends the purge. By default nothing is asked.
         registry: The record classes; by default the process-wide ones.
         fs: The file system to work on.
 
     Returns:
-        The names of the removed files. They end early at a segment that is locked, which is logged.
+        The names of the removed files. They end early at a segment that is locked, which is logged, or that is not
+        archived.
 
     Raises:
         SnapshotNotFoundError: The log does not know the snapshot; nothing was removed.
@@ -58,7 +66,7 @@ def purge(
         raise ValueError(f"keep must be 0 or more, not {keep}")
     directory = real_path(path)
     beside_a_purge(lambda: _make_durable(fs, directory, snapshot, registry))
-    return remove_segments(fs, directory, snapshot.index, keep=keep)
+    return remove_segments(fs, directory, snapshot.index, keep=keep, archived=archived)
 
 
 def _make_durable(fs: FileSystem, directory: Path, snapshot: Snapshot, registry: RecordRegistry | None) -> None:
@@ -76,12 +84,14 @@ def _make_durable(fs: FileSystem, directory: Path, snapshot: Snapshot, registry:
     sync_directory(fs, directory)
 
 
-def remove_segments(fs: FileSystem, directory: Path, index: int, *, keep: int) -> list[str]:
+def remove_segments(fs: FileSystem, directory: Path, index: int, *, keep: int, archived: Archived | None) -> list[str]:
     """Remove the segments that reading from snapshot ``index`` on does not need, but for the newest ``keep``."""
     names = list_segments(fs, directory)
     count = (select(names, index) or 0) - keep
     removed: list[str] = []
     for name in names[: max(count, 0)]:
+        if archived is not None and not archived(directory / str(name)):
+            break
         try:
             if _remove(fs, directory / str(name)):
                 removed.append(str(name))

@@ -14,7 +14,7 @@ Reading, verifying and repairing all go through here, so they agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import compress, repeat
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -52,7 +52,7 @@ if COMPILED:
 else:
     from ._walk import unmarshal_entries
 
-__all__ = ["LogContents", "LogRecord", "Replay", "beside_a_purge", "unmarshal"]
+__all__ = ["LogContents", "LogRecord", "RecordWalk", "Replay", "beside_a_purge", "unmarshal"]
 
 _CRC, _ENTRY, _METADATA = RecordType.CRC.value, RecordType.ENTRY.value, RecordType.METADATA.value
 _SNAPSHOT, _STATE = RecordType.SNAPSHOT.value, RecordType.STATE.value
@@ -97,16 +97,17 @@ class LogContents(NamedTuple, Generic[EntryT_co, StateT_co]):
     tail: TornWriteError | None
 
 
-class Replay(Generic[EntryT_co, StateT_co, SnapshotT_co]):
+class RecordWalk(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     """
-    Walks the records of a log once; iterate over it, or call ``skim()`` or ``contents()``.
+    Walks the records of whole saves in their order, wherever they come from; iterate over it, or call ``skim()`` or
+    ``contents()``.
 
     Args:
-        fs: The file system.
-        path: The log's directory.
-        index: Start behind this entry, which is 0 or has a snapshot marker; ``None``: the oldest segment present.
+        path: The log's name, for messages.
+        decoder: What gives the records: iterated over by each walk.
+        start: Leave out entries up to this one, which is 0 or has a snapshot marker; ``None``: leave out nothing.
         registry: The record classes; ``None``: the process-wide registry.
-        live: Walk as far as the log goes now. Each further walk then goes on where the one before has ended.
+        last_entry: The index of the last entry before the records.
         marker: Whether the start must have a marker.
         noting: Note in ``index`` where each entry stands.
 
@@ -115,41 +116,31 @@ class Replay(Generic[EntryT_co, StateT_co, SnapshotT_co]):
 
     def __init__(
         self,
-        fs: FileSystem,
         path: Path,
-        index: int | None,
+        decoder: Iterable[tuple[Path, Run]],
+        start: int | None,
         registry: RecordRegistry[EntryT_co, StateT_co, SnapshotT_co] | None,
         *,
-        live: bool = False,
+        last_entry: int,
         marker: bool = True,
         noting: bool = False,
     ) -> None:
         classes: RecordRegistry[Any, Any, Any] = registry or DEFAULT_REGISTRY
-        # The marker of a snapshot stands in front of what is behind it, maybe in the segment before.
-        self.names: list[SegmentName] = segments_from(fs, path, index if marker or index is None else index + 1)
-        self.decoder: Decoder | LiveDecoder = (LiveDecoder if live else Decoder)(fs, path, self.names)
-        self.start = index
+        self.decoder: Iterable[tuple[Path, Run]] = decoder
+        self.start = start
         self.metadata: bytes | None = None
         self.state: StateT_co = classes.state.empty()
         self.state_data: bytes | None = None
         self.records: int = 0
         self.entries: int = 0
-        # The first index in a segment's name is the one after the log's last index when it was cut, which was that
-        # of an entry or of a marker. etcd, reopened at a marker ahead of its entries, does not count that marker.
-        self.last_entry: int = max(self.names[0].first_index - 1, 0)
-        self._last_at_cut = max(self.last_entry, index or 0)
+        self.last_entry: int = last_entry
+        self._last_at_cut = max(last_entry, start or 0)
         self.last_marker: int = 0
         self.path = path
         self.entry_class: type[EntryT_co] = classes.entry
         self._state, self._snapshot = classes.state, classes.snapshot
-        self._found = index is None or not marker
+        self._found = start is None or not marker
         self.index: EntryIndex | None = EntryIndex(self.last_entry + 1) if noting else None
-
-    def go_live(self) -> LiveDecoder:
-        """Let further walks go on where the log has ended, with what has been written since."""
-        if isinstance(self.decoder, Decoder):
-            self.decoder = LiveDecoder.behind(self.decoder)
-        return self.decoder
 
     @property
     def last_index(self) -> int:
@@ -159,17 +150,7 @@ class Replay(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     @property
     def tail(self) -> TornWriteError | None:
         """The torn write at which the log ends."""
-        return self.decoder.tail
-
-    @property
-    def bytes(self) -> int:
-        """How many bytes of the segments hold whole saves."""
-        return self.decoder.bytes
-
-    @property
-    def end(self) -> Position:
-        """The place in the last segment where the next save belongs."""
-        return self.decoder.position
+        return None
 
     def __iter__(self) -> Iterator[LogRecord[EntryT_co, StateT_co, SnapshotT_co]]:
         """
@@ -330,6 +311,69 @@ class Replay(Generic[EntryT_co, StateT_co, SnapshotT_co]):
                 del entries[place:]
                 if index > start:
                     entries.append(entry)
+
+
+class Replay(RecordWalk[EntryT_co, StateT_co, SnapshotT_co]):
+    """
+    Walks the records of a log in files once; see ``RecordWalk``.
+
+    Args:
+        fs: The file system.
+        path: The log's directory.
+        index: Start behind this entry, which is 0 or has a snapshot marker; ``None``: the oldest segment present.
+        registry: The record classes; ``None``: the process-wide registry.
+        live: Walk as far as the log goes now. Each further walk then goes on where the one before has ended.
+        marker: Whether the start must have a marker.
+        noting: Note in ``index`` where each entry stands.
+    """
+
+    decoder: Decoder | LiveDecoder
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        path: Path,
+        index: int | None,
+        registry: RecordRegistry[EntryT_co, StateT_co, SnapshotT_co] | None,
+        *,
+        live: bool = False,
+        marker: bool = True,
+        noting: bool = False,
+    ) -> None:
+        # The marker of a snapshot stands in front of what is behind it, maybe in the segment before.
+        self.names: list[SegmentName] = segments_from(fs, path, index if marker or index is None else index + 1)
+        super().__init__(
+            path,
+            (LiveDecoder if live else Decoder)(fs, path, self.names),
+            index,
+            registry,
+            # The first index in a segment's name is the one after the log's last index when it was cut, which was that
+            # of an entry or of a marker. etcd, reopened at a marker ahead of its entries, does not count that marker.
+            last_entry=max(self.names[0].first_index - 1, 0),
+            marker=marker,
+            noting=noting,
+        )
+
+    def go_live(self) -> LiveDecoder:
+        """Let further walks go on where the log has ended, with what has been written since."""
+        if isinstance(self.decoder, Decoder):
+            self.decoder = LiveDecoder.behind(self.decoder)
+        return self.decoder
+
+    @property
+    def tail(self) -> TornWriteError | None:
+        """The torn write at which the log ends."""
+        return self.decoder.tail
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes of the segments hold whole saves."""
+        return self.decoder.bytes
+
+    @property
+    def end(self) -> Position:
+        """The place in the last segment where the next save belongs."""
+        return self.decoder.position
 
 
 _R = TypeVar("_R", bound=Record)

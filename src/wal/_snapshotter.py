@@ -44,7 +44,7 @@ from ._observer import Observer, SnapshotSave, checked
 from ._protobuf import BYTES, UINT, bytes_field, decode_message, read_varint, uint_field
 from ._records import Snapshot
 
-__all__ = ["SnapshotData", "Snapshotter"]
+__all__ = ["SnapshotData", "Snapshotter", "decode_named_snapshot", "decode_snapshot", "encode_snapshot"]
 
 _NAME = re.compile(r"([0-9a-f]{16})\.snap", re.ASCII)
 _DATABASE = re.compile(r"([0-9a-f]{16})\.snap\.db", re.ASCII)
@@ -79,6 +79,35 @@ class SnapshotData:
     index: int
     data: bytes = b""
     metadata: bytes = b""
+
+
+def encode_snapshot(snapshot: SnapshotData) -> bytes:
+    """Return the content of a snapshot's file."""
+    payload = uint_field(1, snapshot.index) + bytes_field(2, snapshot.data) + bytes_field(3, snapshot.metadata)
+    return uint_field(1, extend(0, payload)) + bytes_field(2, payload)
+
+
+def decode_snapshot(content: bytes, path: Path) -> SnapshotData:
+    """Return the snapshot that a file holds; ``CorruptionError``, about ``path``, if it is none or damaged."""
+    try:
+        crc, payload = decode_message(content, (UINT, BYTES))
+        index, data, metadata = decode_message(payload, (UINT, BYTES, BYTES))
+    except ValueError as error:
+        raise CorruptionError(path, 0, f"this is not a snapshot: {error}") from None
+    actual = extend(0, payload)
+    if crc != actual:
+        raise CRCMismatchError(path, 0, "the checksum is wrong", expected=actual, found=crc)
+    if index == 0:
+        raise CorruptionError(path, 0, "this is not a snapshot: it has no index")
+    return SnapshotData(index, data, metadata)
+
+
+def decode_named_snapshot(content: bytes, path: Path) -> SnapshotData:
+    """Return the snapshot that the file ``path`` holds; ``CorruptionError`` also if the name is another one's."""
+    snapshot = decode_snapshot(content, path)
+    if path.name != f"{snapshot.index:016x}.snap":
+        raise CorruptionError(path, 0, f"this is the snapshot of index {snapshot.index}, under another's name")
+    return snapshot
 
 
 class Snapshotter:
@@ -132,8 +161,7 @@ class Snapshotter:
         if not isinstance(snapshot, SnapshotData):
             raise RecordTypeError(f"{snapshot!r} is not a SnapshotData")
         path = self._new_path(snapshot.index, ".snap")
-        payload = uint_field(1, snapshot.index) + bytes_field(2, snapshot.data) + bytes_field(3, snapshot.metadata)
-        data = uint_field(1, extend(0, payload)) + bytes_field(2, payload)
+        data = encode_snapshot(snapshot)
         if not replace and self._intact(path) not in (None, snapshot):
             raise WALExistsError(path, "there is another snapshot of this index; pass replace=True to replace it")
 
@@ -271,20 +299,7 @@ class Snapshotter:
             if declared != size:
                 # Not read into memory: it may be as long as a damaged file system says.
                 raise CorruptionError(path, 0, f"this is not a snapshot: it has {size:,} bytes instead of {declared:,}")
-            content = file.read(0, size)
-        try:
-            crc, payload = decode_message(content, (UINT, BYTES))
-            index, data, metadata = decode_message(payload, (UINT, BYTES, BYTES))
-        except ValueError as error:
-            raise CorruptionError(path, 0, f"this is not a snapshot: {error}") from None
-        actual = extend(0, payload)
-        if crc != actual:
-            raise CRCMismatchError(path, 0, "the checksum is wrong", expected=actual, found=crc)
-        if index == 0:
-            raise CorruptionError(path, 0, "this is not a snapshot: it has no index")
-        if path.name != f"{index:016x}.snap":
-            raise CorruptionError(path, 0, f"this is the snapshot of index {index}, under another's name")
-        return SnapshotData(index, data, metadata)
+            return decode_named_snapshot(file.read(0, size), path)
 
     def _indexes(self, pattern: re.Pattern[str]) -> list[int]:
         try:
@@ -324,6 +339,12 @@ class Snapshotter:
         When this returns, the removal is durable.
         """
         return self._remove([f"{i:016x}.snap" for i in reversed(self._indexes(_NAME)) if i < index])
+
+    def _files_before(self, index: int) -> list[Path]:
+        """Return the files of the snapshots and databases that are older than ``index``, in any order."""
+        names = [f"{i:016x}.snap" for i in self._indexes(_NAME) if i < index]
+        names += [f"{i:016x}.snap.db" for i in self._indexes(_DATABASE) if i < index]
+        return [self.path / name for name in names]
 
     def is_intact(self, index: int) -> bool:
         """Tell whether there is a snapshot of ``index`` and it is whole, by reading it."""

@@ -17,6 +17,8 @@ of a new instance with a fresh directory as ``tmp_path``) does the rest::
         def snapshot(self, index):
             return wal.SnapshotData(index, b"state")
 
+A storage that is taken over by whoever opens it, such as one on a cluster, says so by ``takes_over = True``.
+
 A claim that does not hold is an ``AssertionError``, or the error that the storage raised where it should not. What
 takes a crash, a full disk or a damaged file to be seen is not tried here; only the storage's author knows how to
 make one.
@@ -30,7 +32,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from ._errors import IndexOrderError, RecordTypeError, WALClosedError, WALLockedError
+from ._errors import FencedError, IndexOrderError, RecordTypeError, WALClosedError, WALLockedError
 from ._records import CommitState, Entry, HardState, LogEntry, SnapshotMarker
 from ._simulated_disk import Crash, SimulatedDisk
 from ._storage import Storage
@@ -45,7 +47,13 @@ class StorageConformance(ABC, Generic[_SnapshotT]):
     What every storage must do, tried with the default record types.
 
     The type parameter is that of the storage: what its ``save_snap`` takes.
+
+    Attributes:
+        takes_over: Whether opening takes a storage from its owner instead of being refused. Such a storage must fence
+            the former owner, who learns of it at the next save.
     """
+
+    takes_over: bool = False
 
     @abstractmethod
     def open(self, path: Path) -> tuple[Storage[_SnapshotT, Entry, CommitState], HardState, Sequence[LogEntry]]:
@@ -241,13 +249,43 @@ class StorageConformance(ABC, Generic[_SnapshotT]):
     # -------------------------------------------------------------------------------------------- ownership
 
     def test_there_is_one_writer(self, tmp_path: Path) -> None:
-        """A second one is refused at once, and harms nothing; when the first is closed, the next may open."""
+        """
+        A second one is refused at once, and harms nothing; when the first is closed, the next may open.
+
+        If opening takes over, the second one is the writer: the first one cannot save any more, whatever it is that it
+        saves and however often it tries, leaves no trace, and is closed without an error.
+        """
+        if self.takes_over:
+            self._check_that_it_is_taken_over(tmp_path / "storage")
+            return
         with self.opened(tmp_path / "storage") as storage:
             _expect(WALLockedError, self.kept, tmp_path / "storage")
             storage.save(None, [Entry(1)])
             _expect(WALLockedError, self.kept, tmp_path / "storage")
 
         assert self.kept(tmp_path / "storage")[1] == [Entry(1)]
+
+    def _check_that_it_is_taken_over(self, path: Path) -> None:
+        with self.opened(path) as former:
+            former.save(CommitState(1), [Entry(1), Entry(2)])
+            owner, state, entries = self.open(path)
+            with closing(owner):
+                assert (state, list(entries)) == (CommitState(1), [Entry(1), Entry(2)])
+                for _ in range(2):
+                    _expect(FencedError, former.save, CommitState(2), [Entry(3, b"former")])
+                    _expect(FencedError, former.save_entry, [Entry(1, b"former")])
+                    _expect(FencedError, former.save_state, CommitState(2))
+                    _expect(FencedError, former.save_snap, self.snapshot(1))
+                owner.save(CommitState(2), [Entry(3, b"owner")])
+                _expect(FencedError, former.save, None, [Entry(4, b"former")])
+                owner.save_entry([Entry(4, b"owner")])
+
+        kept = [Entry(1), Entry(2), Entry(3, b"owner"), Entry(4, b"owner")]
+        assert self.kept(path) == (CommitState(2), kept)
+        with self.opened(path) as idle:
+            assert self.kept(path) == (CommitState(2), kept)  # who only opens has taken it over, too
+            _expect(FencedError, idle.save_entry, [Entry(5, b"former")])
+        assert self.kept(path) == (CommitState(2), kept)
 
     def test_a_closed_one_refuses_and_closes_again(self, tmp_path: Path) -> None:
         """After close every other method raises, nothing is kept of it, and another close does nothing."""

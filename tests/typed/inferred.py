@@ -14,6 +14,7 @@ from typing import Any, Self, assert_type
 
 import wal
 import wal.aio
+import wal.cluster
 import wal.testing
 
 
@@ -158,6 +159,28 @@ def storages(path: Path) -> None:
     storage_of_any, recovered_any = wal.open_storage(path.with_name("other"))
     with storage_of_any:
         assert_type(storage_of_any, wal.FileStorage[wal.LogEntry, wal.HardState, wal.Snapshot])
+        assert_type(recovered_any, wal.Recovered[wal.LogEntry, wal.HardState])
+
+
+def on_a_cluster(endpoints: list[str]) -> None:
+    """And one on a cluster; it can stand where one in files does."""
+    storage, recovered = wal.cluster.open_storage(endpoints, "name", registry=OWN)
+    with storage:
+        assert_type(storage, wal.cluster.EtcdStorage[Put, Vote, Place])
+        assert_type(recovered, wal.Recovered[Put, Vote])
+        storage.save(Vote(1), [Put(1, "a")])
+        storage.save_snap(wal.SnapshotData(1), Place(1))
+        assert_type(storage.submit(None, [Put(2, "b")]), wal.PendingSave)
+        assert_type(storage.state, Vote)
+        anywhere: wal.Storage[wal.SnapshotData, Put, Vote] = storage
+        anywhere.save_entry([Put(3, "c")])
+    with wal.cluster.follow(endpoints, "name", registry=OWN) as records:
+        assert_type(records, wal.cluster.EtcdFollower[Put, Vote, Place])
+        assert_type(next(records), wal.LogRecord[Put, Vote, Place])
+
+    of_any, recovered_any = wal.cluster.open_storage(endpoints, "name")
+    with of_any:
+        assert_type(of_any, wal.cluster.EtcdStorage[wal.LogEntry, wal.HardState, wal.Snapshot])
         assert_type(recovered_any, wal.Recovered[wal.LogEntry, wal.HardState])
 
 

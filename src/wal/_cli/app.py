@@ -13,11 +13,13 @@ import typer
 
 from wal import __compiled__, crc_backend
 
+from .archive import archive
 from .bench import bench
 from .dump import dump
 from .exits import Exit
 from .follow import follow
 from .repair import repair
+from .restore import restore
 from .stat import stat
 from .terminal import say
 from .verify import verify
@@ -32,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (dump, verify, stat, follow, repair, bench):
+for _command in (dump, verify, stat, follow, repair, archive, restore, bench):
     app.command()(_command)
 
 
@@ -50,19 +52,19 @@ def _wal(
     ] = False,
 ) -> None:
     """
-    Look into write-ahead logs, check them, and repair them.
+    Look into write-ahead logs, check them, repair them, and archive them.
 
-    All commands but repair and bench take no lock and change nothing. They work on a read-only disk, and beside a
-    writer that is at work.
+    All commands but repair, restore and bench take no lock and change nothing in a log's directory. They work on a
+    read-only disk, and beside a writer that is at work.
 
     \b
     Exit codes:
       0    it was done, and the log is in order as far as it was read
       1    the log is torn or damaged
       2    the command was wrong
-      3    there is no log, another writer has it, or the system refused
+      3    there is no log, another writer or archiver has it, or the system or the store refused
       4    dump --keep-going went past damage
-      5    the extra wal[cli] is not installed
+      5    the extra wal[cli], or wal[archive], is not installed
       70   a bug of this program
       130  Control-C
       141  whoever read the output has gone, as in: wal dump log | head

@@ -26,6 +26,9 @@ class Exit(IntEnum):
     GAPS = 4
     """``dump --keep-going`` went past damage: all that it wrote is intact, and something is missing between."""
 
+    EXTRA_MISSING = 5
+    """What the command needs is not installed."""
+
     BUG = 70
     """A bug of this program; there is a traceback."""
 

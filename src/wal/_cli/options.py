@@ -8,13 +8,21 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "AsRaw", "Etcd", "LogPath", "Records"]
+__all__ = ["ArchivePlace", "AsJson", "AsRaw", "Etcd", "LogPath", "Records"]
 
 LogPath = Annotated[
     Path,
     typer.Argument(
         metavar="PATH",
         help="The log's directory; or a storage's, with wal/ in it; or with --etcd a member's, with member/wal/ in it.",
+        show_default=False,
+    ),
+]
+ArchivePlace = Annotated[
+    str,
+    typer.Argument(
+        metavar="URL",
+        help="The archive: s3://bucket/path, gs://bucket/path, az://account/container/path, or a directory.",
         show_default=False,
     ),
 ]

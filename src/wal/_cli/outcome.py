@@ -12,18 +12,30 @@ from typing import Any, ParamSpec
 
 import typer
 
-from wal import CorruptionError, NoSnapshotError, RecordDecodeError, TornWriteError, WALError, WALUsageError
+from wal import (
+    CorruptionError,
+    FencedError,
+    NoSnapshotError,
+    RecordDecodeError,
+    TornWriteError,
+    WALError,
+    WALUsageError,
+)
 
 from .exits import Exit
 from .terminal import complain
 
-__all__ = ["UsageError", "complain_of", "described", "ending"]
+__all__ = ["ExtraMissingError", "UsageError", "complain_of", "described", "ending"]
 
 _P = ParamSpec("_P")
 
 
 class UsageError(Exception):
     """The command was wrong in a way that its parser cannot know."""
+
+
+class ExtraMissingError(Exception):
+    """The command needs an extra that is not installed."""
 
 
 def ending(command: Callable[_P, Exit]) -> Callable[_P, None]:
@@ -52,7 +64,10 @@ def _exit_of(command: Callable[[], Exit]) -> Exit:
     except (UsageError, WALUsageError) as error:
         complain_of(error)
         return Exit.USAGE
-    except OSError as error:  # which those of the environment are, too
+    except ExtraMissingError as error:
+        complain_of(error)
+        return Exit.EXTRA_MISSING
+    except (OSError, FencedError) as error:  # which those of the environment are, too
         complain_of(error)
         try:
             sys.stdout.flush()

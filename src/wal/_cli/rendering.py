@@ -23,7 +23,7 @@ from wal import LogEntry, LogRecord, RawRecord, RecordType, Snapshot
 
 from .terminal import Paint, say, visible
 
-__all__ = ["Lines", "index_of", "json_line", "jsonable", "shortened"]
+__all__ = ["Lines", "counted", "index_of", "json_line", "jsonable", "shortened"]
 
 _STYLES = {
     RecordType.METADATA: "magenta",
@@ -124,3 +124,8 @@ def _names(cls: Any) -> tuple[str, ...]:
     slots = [vars(base).get("__slots__", ()) for base in reversed(cls.__mro__)]
     names = [name for some in slots for name in ((some,) if isinstance(some, str) else some)]
     return tuple(name for name in names if not name.startswith("_"))
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
