@@ -80,4 +80,10 @@ with tempfile.TemporaryDirectory() as directory:
     recovered.wal.close()
     assert recovered.entries == [wal.Entry(1, b"one")]
 
+# Without their extras these say what to install.
+for module, extra in {"archive": "archive", "cluster": "etcd", "prometheus": "prometheus"}.items():
+    program = f"import wal.{module}"
+    bare = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False)
+    assert f"wal[{extra}]" in bare.stderr.splitlines()[-1], bare
+
 print(f"The wheel of wal {package.version} is {tags[0]}, needs {' and '.join(sorted(runtime))}, and works.")

@@ -138,8 +138,8 @@ class Client:
     ) -> None:
         if not request_timeout_s > 0:
             raise ValueError(f"request_timeout_s must be greater than 0, not {request_timeout_s}")
-        self.path = Path(name)
-        self.request_timeout_s = request_timeout_s
+        self.path: Path = Path(name)
+        self.request_timeout_s: float = request_timeout_s
         self._credentials = credentials
         self._token: str | None = None
         self._lock = threading.Lock()

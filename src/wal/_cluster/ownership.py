@@ -81,7 +81,7 @@ class Ownership:
         self.client = client
         self.keys = keys
         self.owner = owner
-        self.tail = tail
+        self.tail: Tail = tail
         self.timeout_s = timeout_s
         self._owner_revision = owner_revision
         self._tail_revision = tail_revision
