@@ -27,7 +27,7 @@ test: $(VENV)/.dev  ## Check format, style and types, and run all tests with cov
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	@$(MAKE) --no-print-directory types
-	$(BIN)/pytest $(ON_ALL_CORES) --cov
+	NOT_MEASURED='$(if $(shell command -v etcd),nothing,*/wal/_cluster/*)' $(BIN)/pytest $(ON_ALL_CORES) --cov
 
 types: $(VENV)/.dev  ## Check types alone: all of them, and with a second checker what users see of them.
 	$(BIN)/mypy
