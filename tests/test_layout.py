@@ -26,7 +26,7 @@ FLOORS = [
     | {"_simulated_disk", "_turns"},
     {"_files", "_frame", "_notices", "_watch", "prometheus"},
     {"_records", "_segments", "_stamp"},
-    {"_marks", "_progress"},
+    {"_known", "_marks", "_progress"},
     {"_codec", "_codec_compiled", "_snapshotter", "_storage", "_walk"},
     {"_encoder", "_entry_index", "_marshal", "_memory", "_walk_compiled", "etcd", "testing"},
     {"_decoder"},

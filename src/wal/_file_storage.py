@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,9 @@ from typing import Any, Generic, NamedTuple, Self
 
 from ._errors import (
     CorruptionError,
-    IndexOrderError,
     NoSnapshotError,
     RecordTypeError,
     SnapshotNotFoundError,
-    SnapshotOutOfDateError,
     WALExistsError,
     WALLockedError,
     WALNotFoundError,
@@ -57,7 +55,7 @@ from ._segments import exists
 from ._snapshotter import SnapshotData, Snapshotter
 from ._wal import MAX_RECORD_BYTES, SEGMENT_SIZE, WAL, ZERO_AHEAD_BYTES, CreateOptions
 
-__all__ = ["FileStorage", "Recovered", "Retention", "marker_of", "open_storage"]
+__all__ = ["FileStorage", "Recovered", "Retention", "marker_of", "oldest_kept", "open_storage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +113,15 @@ def marker_of(registry: RecordRegistry[Any, Any, SnapshotT], index: int) -> Snap
     return marker
 
 
+def oldest_kept(snapshots: Iterable[int], count: int, is_intact: Callable[[int], bool]) -> int | None:
+    """Return the oldest of the newest so many intact snapshots; ``None`` if none is."""
+    oldest = None
+    for index in sorted(snapshots, reverse=True):
+        if count and is_intact(index):
+            oldest, count = index, count - 1
+    return oldest
+
+
 @parametrized
 class FileStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     """
@@ -158,11 +165,7 @@ class FileStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
 
     def _check_state(self, state: HardState) -> None:
         """Refuse a state under the log's lock, so that no snapshot comes between this and the save."""
-        newest = self._log._promised.last_marker
-        if state.committed < newest:
-            raise IndexOrderError(
-                state.committed, newest, f"the state commits {state.committed}, the newest snapshot covers {newest}"
-            )
+        self._log._promised.check_state(state)
 
     def save_entry(self, entries: Iterable[EntryT_co]) -> None:
         """Append entries; see ``WAL.save``."""
@@ -199,11 +202,7 @@ class FileStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
             self._log._check_snapshot(marker)
             if marker.index != snapshot.index:
                 raise RecordTypeError(f"the marker has index {marker.index}, the snapshot {snapshot.index}")
-            newest = self._log._promised.last_marker
-            in_place_of_damaged = 0 < snapshot.index == newest and not self._is_intact_locked(newest)
-            if snapshot.index <= newest and not in_place_of_damaged:
-                raise SnapshotOutOfDateError(snapshot.index, f"the log has a snapshot of index {newest} already")
-            self._check_committed(snapshot.index)
+            self._log._promised.check_snapshot(snapshot.index, self._is_intact_locked)
             # A file of this index is left from a crash before its marker: the log does not know it.
             self._snapshotter.save(snapshot, replace=True)
             self._intact.add(snapshot.index)
@@ -214,14 +213,8 @@ class FileStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
             self._markers[snapshot.index] = marker
 
     def _check_committed(self, index: int) -> None:
-        promised = self._log._promised
-        committed = promised.state.committed
-        if promised.state_data is not None and index > committed:
-            raise IndexOrderError(
-                index,
-                committed,
-                f"a snapshot of index {index} covers more than is committed, {committed}; save the new state first",
-            )
+        """Refuse a marker under the log's lock, as above."""
+        self._log._promised.check_committed(index)
 
     def release(self, snapshot: Snapshot | SnapshotData) -> None:
         """
@@ -262,10 +255,8 @@ class FileStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
 
     def _oldest_kept_locked(self, index: int) -> int | None:
         """Return the oldest of the snapshots to keep that are not newer than ``index``; ``None`` if there is none."""
-        oldest, left = None, 1 if self._retention is None else self._retention.snapshots
-        for known in sorted((i for i in self._markers if 0 < i <= index), reverse=True):
-            if left and self._is_intact_locked(known):
-                oldest, left = known, left - 1
+        count = 1 if self._retention is None else self._retention.snapshots
+        oldest = oldest_kept((i for i in self._markers if 0 < i <= index), count, self._is_intact_locked)
         if oldest is None or self._retention is None or self._retention.archived is None:
             return oldest
         return min(self._not_archived_locked(oldest, self._retention.archived), default=oldest)

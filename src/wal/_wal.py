@@ -26,7 +26,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, NoReturn, Self, TypedDict, TypeVar
+from typing import Any, Generic, NoReturn, Self, TypedDict, TypeVar
 
 from ._crc32c import warn_if_slow
 from ._encoder import Encoder
@@ -34,7 +34,6 @@ from ._entries import EntryReader, Limit
 from ._errors import (
     CompactedError,
     CorruptionError,
-    IndexOrderError,
     NotReadError,
     TornWriteError,
     WALClosedError,
@@ -46,6 +45,7 @@ from ._events import log_failed, log_not_stamped, log_slow_cut
 from ._files import OPERATING_SYSTEM, FileSystem, make_directories, real_path, remove_directories, sync_directory
 from ._frame import ALIGNMENT, PREFIX_BYTES, Payload, RecordType, aligned
 from ._hold import Hold
+from ._known import Known
 from ._marshal import Marshaller
 from ._names import SegmentName
 from ._notices import SLOW_SYNC_S, Notices
@@ -104,20 +104,6 @@ class OpenOptions(CreateOptions[EntryT, StateT, SnapshotT], total=False):
     """The options of ``WAL.open``."""
 
     index_entries: bool
-
-
-class _Known(NamedTuple):
-    """What the log knows of itself. All of it changes in one step."""
-
-    last_entry: int
-    last_marker: int
-    state: HardState
-    state_data: bytes | None
-    """The state as it stands on disk, to be repeated at a cut; ``None`` if none was saved."""
-
-    @property
-    def last_index(self) -> int:
-        return max(self.last_entry, self.last_marker)
 
 
 _INTERRUPTED = InterruptedError("a save was interrupted before it was done")
@@ -180,7 +166,7 @@ class WAL(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         self._at_work = False
         self._encoder = encoder
         self._metadata = metadata
-        self._known = self._promised = _Known(0, 0, self._registry.state.empty(), None)
+        self._known = self._promised = Known(0, 0, self._registry.state.empty(), None)
         self._repaired: RepairReport | None = None
         self._index_entries = index_entries
         self._entries: EntryReader[EntryT_co] = EntryReader(
@@ -414,7 +400,7 @@ class WAL(Generic[EntryT_co, StateT_co, SnapshotT_co]):
             self._hold.fs.truncate(file.fd, aligned(size))
         assert replay.end.crc is not None, "every segment begins with a CRC record"
         self._metadata = replay.metadata or b""
-        self._known = _Known(replay.last_entry, replay.last_marker, replay.state, replay.state_data)
+        self._known = Known(replay.last_entry, replay.last_marker, replay.state, replay.state_data)
         self._promised = self._known
         end = replay.end.offset
         self._saved_up_to = name.sequence, end
@@ -546,23 +532,9 @@ class WAL(Generic[EntryT_co, StateT_co, SnapshotT_co]):
                 self._check_usable_locked()
             if check is not None and state is not None:
                 check(state)
-            promised = self._promised
-            if indexes:
-                last_entry, last_marker, old_state, old_data = promised
-                first = indexes[0]
-                if not 0 < first <= last_entry + 1 and not 0 < first <= last_marker + 1:
-                    raise IndexOrderError(
-                        first,
-                        promised.last_index + 1,
-                        f"entry {first} must have an index from 1 to {promised.last_index + 1}",
-                    )
-                promised = _Known(indexes[-1], last_marker, old_state, old_data)
-            if state is not None and state_data is not None and self._is_news_locked(state_data, records):
-                records.append((_STATE, state_data))
-                promised = _Known(promised.last_entry, promised.last_marker, state, state_data)
-            return self._queue_locked(records, promised)
+            return self._queue_locked(records, self._promised.behind_save(records, indexes, state, state_data))
 
-    def _queue_locked(self, records: list[Payload], promised: _Known) -> PendingSave:
+    def _queue_locked(self, records: list[Payload], promised: Known) -> PendingSave:
         if not records and self._queue:
             return self._queue[-1]  # what is there already may still be on its way
         save = PendingSave(self._wait_for, records, promised)
@@ -608,8 +580,7 @@ class WAL(Generic[EntryT_co, StateT_co, SnapshotT_co]):
             self._check_usable_locked()
             if check is not None:
                 check()
-            promised = self._promised
-            return self._queue_locked([record], promised._replace(last_marker=max(promised.last_marker, index)))
+            return self._queue_locked([record], self._promised.behind_marker(index))
 
     def sync(self) -> None:
         """
@@ -837,12 +808,6 @@ class WAL(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     def _tell(self) -> None:
         """Tell what was noted: to code of others, which does no harm whatever it does."""
         self._turns.run_code_of_others(self._notices.tell)
-
-    def _is_news_locked(self, state_data: bytes, records: list[Payload]) -> bool:
-        """Tell whether a state must be written; an old one is by the Go original, too, if entries are."""
-        if self._promised.state_data is None:
-            return state_data != self._promised.state.marshal()
-        return state_data != self._promised.state_data or bool(records)
 
     def _cut(self, encoder: Encoder) -> Encoder:
         """End the segment and begin the next one; or let it grow, if there is no name left for that."""

@@ -19,23 +19,22 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, NoReturn, Self
+from typing import Any, Generic, NoReturn, Self
 
 from wal._errors import (
     ClusterUnavailableError,
     CorruptionError,
     FencedError,
-    IndexOrderError,
     RecordTypeError,
     RequestTooLargeError,
-    SnapshotOutOfDateError,
     WALClosedError,
     WALEnvironmentError,
     WALFailedError,
 )
 from wal._events import log_failed, log_fenced, log_not_compacted
-from wal._file_storage import Retention, marker_of
+from wal._file_storage import Retention, marker_of, oldest_kept
 from wal._frame import Payload, RecordType
+from wal._known import Known
 from wal._marshal import Marshaller
 from wal._records import EntryT_co, HardState, RecordRegistry, Snapshot, SnapshotT_co, StateT_co, parametrized
 from wal._snapshotter import SnapshotData
@@ -58,19 +57,6 @@ _STATE = RecordType.STATE.value
 def request_overhead(name: str) -> int:
     """Return how many bytes a request takes at most besides the records and the state in the tail."""
     return 2048 + 12 * len(name.encode())
-
-
-class _Known(NamedTuple):
-    """What the log knows of itself. All of it changes in one step."""
-
-    last_entry: int
-    last_marker: int
-    state: HardState
-    state_data: bytes | None
-
-    @property
-    def last_index(self) -> int:
-        return max(self.last_entry, self.last_marker)
 
 
 class _Declined(Exception):  # noqa: N818  # it is an outcome
@@ -132,7 +118,7 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         self._manifests = holdings.manifests
         self._intact = {holdings.intact} - {0}
         self._ends = holdings.ends
-        self._known = self._promised = _Known(
+        self._known = self._promised = Known(
             holdings.last_entry, holdings.last_marker, holdings.state, ownership.tail.state
         )
         self._failure: BaseException | None = None
@@ -196,32 +182,11 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         self._check_process()
         with self._lock:
             self._check_usable_locked()
-            promised = self._promised
-            if state is not None and state.committed < promised.last_marker:
-                newest = promised.last_marker
-                raise IndexOrderError(
-                    state.committed, newest, f"the state commits {state.committed}, the newest snapshot covers {newest}"
-                )
-            if indexes:
-                first = indexes[0]
-                if not 0 < first <= promised.last_entry + 1 and not 0 < first <= promised.last_marker + 1:
-                    raise IndexOrderError(
-                        first,
-                        promised.last_index + 1,
-                        f"entry {first} must have an index from 1 to {promised.last_index + 1}",
-                    )
-                promised = promised._replace(last_entry=indexes[-1])
-            if state is not None and state_data is not None and self._is_news_locked(state_data, records):
-                records.append((_STATE, state_data))
-                promised = promised._replace(state=state, state_data=state_data)
-            return self._queue_locked(records, promised)
+            if state is not None:
+                self._promised.check_state(state)
+            return self._queue_locked(records, self._promised.behind_save(records, indexes, state, state_data))
 
-    def _is_news_locked(self, state_data: bytes, records: list[Payload]) -> bool:
-        if self._promised.state_data is None:
-            return state_data != self._promised.state.marshal()
-        return state_data != self._promised.state_data or bool(records)
-
-    def _queue_locked(self, records: list[Payload], promised: _Known, upload: Upload | None = None) -> PendingSave:
+    def _queue_locked(self, records: list[Payload], promised: Known, upload: Upload | None = None) -> PendingSave:
         if not records and self._queue:
             return self._queue[-1]  # what is there already may still be on its way
         save = PendingSave(self._wait_for, records, promised)
@@ -291,11 +256,7 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
             self._check_usable()
             if index != snapshot.index:
                 raise RecordTypeError(f"the marker has index {index}, the snapshot {snapshot.index}")
-            newest = self._promised.last_marker
-            in_place_of_damaged = 0 < index == newest and not self._is_intact(newest)
-            if index <= newest and not in_place_of_damaged:
-                raise SnapshotOutOfDateError(index, f"the log has a snapshot of index {newest} already")
-            self._check_committed(index)
+            self._promised.check_snapshot(index, self._is_intact)
             try:
                 upload = self._snapshots.upload(
                     snapshot, lambda size: self._turns.take(self._quota.check, size + self._overhead)
@@ -305,21 +266,10 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
                 raise
             with self._lock:
                 self._check_usable_locked()
-                self._check_committed(index)  # the bytes took their time
-                promised = self._promised._replace(last_marker=max(self._promised.last_marker, index))
-                save = self._queue_locked([record], promised, upload)
+                self._promised.check_committed(index)  # the bytes took their time
+                save = self._queue_locked([record], self._promised.behind_marker(index), upload)
             save.wait()
             self._intact.add(index)
-
-    def _check_committed(self, index: int) -> None:
-        promised = self._promised
-        committed = promised.state.committed
-        if promised.state_data is not None and index > committed:
-            raise IndexOrderError(
-                index,
-                committed,
-                f"a snapshot of index {index} covers more than is committed, {committed}; save the new state first",
-            )
 
     def release(self, snapshot: Snapshot | SnapshotData) -> None:
         """
@@ -356,11 +306,7 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
     def _oldest_kept(self, index: int) -> int | None:
         """Return the oldest of the snapshots to keep that are not newer than ``index``; ``None`` if there is none."""
         assert self._retention is not None
-        oldest, left = None, self._retention.snapshots
-        for known in sorted((i for i in self._manifests if i <= index), reverse=True):
-            if left and self._is_intact(known):
-                oldest, left = known, left - 1
-        return oldest
+        return oldest_kept((i for i in self._manifests if i <= index), self._retention.snapshots, self._is_intact)
 
     def _is_intact(self, index: int) -> bool:
         if index not in self._intact and index in self._manifests:
@@ -410,7 +356,7 @@ class EtcdStorage(Generic[EntryT_co, StateT_co, SnapshotT_co]):
         before = self._ownership.tail
         number = before.end.batch + 1
         value, crc = encode_batch(number, before.end.crc, [save.records for save in group])
-        known: _Known = group[-1].known
+        known: Known = group[-1].known
         end = End(number, crc, known.last_entry, known.last_marker)
         manifests = [
             Manifest(save.known.last_marker, self._ends.behind(save.known.last_marker), *self._uploads[save])
