@@ -1,5 +1,5 @@
 """
-The examples in the documents run as tests, and ``--effort`` says how much is tried.
+The examples in the documents run as tests.
 
 In ``README.md`` and in all of ``docs/`` those are the code blocks marked ``python`` (with ``>>>`` or without), ``sh``
 and ``console``; a document is read from top to bottom, by somebody who has typed everything before. In ``src/`` those
@@ -28,13 +28,14 @@ from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
-import pytest
 from sybil import Document, Example, Region, Sybil
 from sybil.document import PythonDocStringDocument
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
 
 import wal
+
+pytest_plugins = ["trials"]
 
 _DIRECTORY, _BEFORE, _REGISTRY, _HANDLERS = "__directory__", "__before__", "__registry__", "__handlers__"
 _CLUSTER = "__cluster__"
@@ -176,12 +177,3 @@ _docstrings = Sybil(
 )
 
 pytest_collect_file = (_documents + _docstrings).pytest()
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--effort",
-        choices=("quick", "full", "deep"),
-        default="quick",
-        help="how much the tests marked `torture` try: quick is for every day, full for a change, deep for a night",
-    )

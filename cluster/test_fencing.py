@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -18,13 +17,6 @@ from etcd_cluster import EtcdCluster
 from .work import Open, finished
 
 ROUNDS_A_STORAGE = 50
-
-
-@pytest.fixture
-def members(etcd: str, tmp_path: Path) -> Iterator[EtcdCluster]:
-    """Three members."""
-    with EtcdCluster(tmp_path / "etcd", 3) as members:
-        yield members
 
 
 def opening(members: EtcdCluster, name: str) -> Open:

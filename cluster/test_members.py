@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,13 +19,6 @@ from etcd_cluster import EtcdCluster
 from .work import Open, Work, check, finished
 
 MEMBERS = 3
-
-
-@pytest.fixture
-def members(etcd: str, tmp_path: Path) -> Iterator[EtcdCluster]:
-    """Three members."""
-    with EtcdCluster(tmp_path / "etcd", MEMBERS) as members:
-        yield members
 
 
 @pytest.fixture

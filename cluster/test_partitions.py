@@ -19,7 +19,7 @@ IN_ITS_OWN_NETWORK = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--
 
 
 def test_a_minority_acknowledges_nothing(
-    etcd: str, tmp_path: Path, count: Callable[..., None], effort: Callable[..., int]
+    etcd_program: str, tmp_path: Path, count: Callable[..., None], effort: Callable[..., int]
 ) -> None:
     """
     The leader is parted from all, and the leader with us from the other two, in turns: what the larger part takes is

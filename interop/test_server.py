@@ -76,7 +76,7 @@ def read_in_every_way(path: Path, go: GoWAL, scratch: Path) -> Contents:
 
 @pytest.mark.parametrize("longest", [SMALL, LARGE], ids=["small values", "large values"])
 def test_what_etcd_acknowledged_before_a_kill_is_read(
-    etcd: str,
+    etcd_program: str,
     go: GoWAL,
     tmp_path: Path,
     memory: Path,
@@ -94,7 +94,7 @@ def test_what_etcd_acknowledged_before_a_kill_is_read(
         servers, kills = effort(quick=1, full=2, deep=8), effort(quick=2, full=6, deep=6)
     times = random.Random(longest)
     for number in range(servers):
-        server = Server(etcd, tmp_path / f"etcd-{number}", snapshot_count=20 if large else 100)
+        server = Server(etcd_program, tmp_path / f"etcd-{number}", snapshot_count=20 if large else 100)
         clients = clients_of(server, 4)
         torn = 0
         for round in range(kills):
@@ -133,7 +133,7 @@ OPENINGS: dict[str, Callable[[Path], object]] = {
 
 
 def test_the_log_of_a_living_etcd_is_read_and_not_written(
-    etcd: str, tmp_path: Path, effort: Callable[..., int], count: Callable[..., None]
+    etcd_program: str, tmp_path: Path, effort: Callable[..., int], count: Callable[..., None]
 ) -> None:
     """
     P7, P8: Beside a writing etcd each read finds what was acknowledged before it began, and what the read before it
@@ -141,7 +141,7 @@ def test_the_log_of_a_living_etcd_is_read_and_not_written(
     """
     reads = torn = grown = 0
     for round in range(effort(quick=1, full=10, deep=100)):
-        server = Server(etcd, tmp_path / f"etcd-{round}", snapshot_count=50)
+        server = Server(etcd_program, tmp_path / f"etcd-{round}", snapshot_count=50)
         clients = clients_of(server, 4)
         server.start()
         with Work(server, clients, seed=round, longest=SMALL) as work:
@@ -197,13 +197,13 @@ def append_puts(server: Server, puts: dict[bytes, bytes], rng: random.Random, *,
 
 
 def test_etcd_goes_on_with_what_wal_appended(
-    etcd: str, go: GoWAL, tmp_path: Path, memory: Path, effort: Callable[..., int], count: Callable[..., None]
+    etcd_program: str, go: GoWAL, tmp_path: Path, memory: Path, effort: Callable[..., int], count: Callable[..., None]
 ) -> None:
     """
     etcd and this library write one member's log in turns, etcd killed each time. etcd takes the entries that it finds
     for its own: it serves the keys that they put, and what it served before.
     """
-    server = Server(etcd, tmp_path / "etcd", snapshot_count=50)
+    server = Server(etcd_program, tmp_path / "etcd", snapshot_count=50)
     clients = clients_of(server, 2)
     rng = random.Random(5)
     puts: dict[bytes, bytes] = {}
@@ -223,13 +223,13 @@ def test_etcd_goes_on_with_what_wal_appended(
 
 
 def test_etcd_recovers_from_a_save_of_wal_that_was_torn(
-    etcd: str, tmp_path: Path, effort: Callable[..., int], count: Callable[..., None]
+    etcd_program: str, tmp_path: Path, effort: Callable[..., int], count: Callable[..., None]
 ) -> None:
     """
     A save of ours that a crash cut off anywhere does not keep etcd from starting, or from serving what was saved before
     it. (Of the torn save etcd takes over the entries that are whole.)
     """
-    server = Server(etcd, tmp_path / "etcd", snapshot_count=50)
+    server = Server(etcd_program, tmp_path / "etcd", snapshot_count=50)
     clients = clients_of(server, 2)
     rng = random.Random(6)
     puts: dict[bytes, bytes] = {}
@@ -257,10 +257,10 @@ def test_etcd_recovers_from_a_save_of_wal_that_was_torn(
 
 
 def test_etcd_runs_on_a_log_that_wal_wrote_from_the_first_byte(
-    etcd: str, go: GoWAL, tmp_path: Path, memory: Path, count: Callable[..., None]
+    etcd_program: str, go: GoWAL, tmp_path: Path, memory: Path, count: Callable[..., None]
 ) -> None:
     """A member's log is written anew, record by record, in small segments with save marks: etcd serves what it had."""
-    server = Server(etcd, tmp_path / "etcd", snapshot_count=50)
+    server = Server(etcd_program, tmp_path / "etcd", snapshot_count=50)
     clients = clients_of(server, 2)
     server.start()
     with closing(Client(server, "asks")) as client:

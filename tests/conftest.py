@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +21,6 @@ DATA = Path(__file__).parent / "data"
 def path(tmp_path: Path) -> Path:
     """A directory that does not exist yet, for a log."""
     return tmp_path / "wal"
-
-
-@pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
-    """An empty directory, in memory where there is such a thing: for tests that make 100,000 files, and sync none."""
-    place = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=place if os.access(place, os.W_OK) else tmp_path) as path:
-        yield Path(path)
 
 
 @pytest.fixture(scope="session")
@@ -60,14 +50,3 @@ def _default_registry_stays() -> Iterator[None]:
     before = registry.copy()
     yield
     registry._classes.update(before._classes)
-
-
-@pytest.fixture
-def effort(request: pytest.FixtureRequest) -> Callable[..., int]:
-    """``effort(quick=…, full=…, deep=…)`` is the number for what ``--effort`` says."""
-
-    def number(*, quick: int, full: int, deep: int) -> int:
-        numbers = {"quick": quick, "full": full, "deep": deep}
-        return numbers[request.config.getoption("--effort")]
-
-    return number

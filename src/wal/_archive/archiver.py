@@ -116,7 +116,7 @@ class Archiver:
 
     def _following(self, found: Manifest | None) -> Manifest:
         """Return the manifest with which this archiver takes over."""
-        there = {*self._objects.sizes("segments"), *self._objects.sizes("snapshots")}
+        there = self._objects.uploaded()
         if found is None:
             if there:
                 found = newest_manifest(self._objects)  # another one has begun since we looked

@@ -50,7 +50,7 @@ class ObjectStore(Protocol):
         """
 
     def list(self, prefix: str | None = None) -> Iterable[Sequence[Mapping[str, Any]]]:
-        """Yield lists of the objects below a prefix, each with its ``path`` and ``size``."""
+        """Yield lists of the objects below a prefix, each with its ``path``."""
 
     def delete(self, paths: str) -> Any:
         """Remove an object. That there is none may be an error, or not."""
@@ -89,10 +89,14 @@ class Objects:
                 return None
         raise ArchiveDamagedError(self.place, name, f"it has {length:,} bytes instead of {size:,}")
 
-    def sizes(self, folder: str) -> dict[str, int]:
-        """Return the objects in a folder, each with its length in bytes."""
+    def names(self, folder: str) -> set[str]:
+        """Return the names of the objects in a folder."""
         with self._failures(f"listing {folder}/"):
-            return {found["path"]: found["size"] for part in self._store.list(folder) for found in part}
+            return {found["path"] for part in self._store.list(folder) for found in part}
+
+    def uploaded(self) -> set[str]:
+        """Return the names of all objects that a manifest is there to name."""
+        return self.names("segments") | self.names("snapshots")
 
     def delete(self, name: str) -> None:
         """Remove an object, if it is there."""

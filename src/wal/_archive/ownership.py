@@ -47,7 +47,7 @@ def newest_manifest(objects: Objects) -> Manifest | None:
 
 
 def _numbers(objects: Objects) -> list[int]:
-    numbers = (manifest_number(name) for name in objects.sizes("manifest"))
+    numbers = (manifest_number(name) for name in objects.names("manifest"))
     return [number for number in numbers if number is not None]
 
 

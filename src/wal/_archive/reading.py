@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,11 +93,7 @@ class Archive:
 
     def orphans(self) -> tuple[str, ...]:
         """Return the objects that the manifest does not name."""
-        return tuple(sorted(set(self._listed()) - self.manifest.objects))
-
-    def _listed(self) -> Iterator[str]:
-        for folder in ("segments", "snapshots"):
-            yield from self.objects.sizes(folder)
+        return tuple(sorted(self.objects.uploaded() - self.manifest.objects))
 
 
 def open_archive(objects: Objects) -> Archive:
@@ -112,7 +107,7 @@ def open_archive(objects: Objects) -> Archive:
     manifest = newest_manifest(objects)
     if manifest is not None:
         return Archive(objects, manifest)
-    if objects.sizes("segments") or objects.sizes("snapshots"):
+    if objects.uploaded():
         if manifest := newest_manifest(objects):  # it has been made since we looked
             return Archive(objects, manifest)
         raise ArchiveDamagedError(objects.place, "manifest", "there is no manifest, but objects that one must name")
