@@ -143,13 +143,6 @@ def one_by_one(
             raise wal.RecordTypeError(
                 f"{entry!r:.80} is a {type(entry).__qualname__}; this log's registry has {cls.__qualname__}"
             )
-        data = entry.marshal()
-        if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise wal.RecordTypeError(
-                f"what {cls.__qualname__}.marshal() returns must be bytes, not {type(data).__qualname__}"
-            )
-        if len(bytes(data)) > max_record_bytes:
-            raise wal.EntryTooLargeError(len(data), max_record_bytes)
         index = entry.index
         if type(index) is not int:
             raise wal.RecordTypeError(f"the index of {entry!r:.80} must be an int, not {type(index).__qualname__}")
@@ -159,8 +152,15 @@ def one_by_one(
                 index, expected, f"entry {index} follows entry {expected - 1}; indexes of a save are consecutive"
             )
         first = first if records else index
-        if index > 2**64 - 2:
-            raise wal.IndexOrderError(index, 2**64 - 2, f"entry {index} is beyond the last possible index, {2**64 - 2}")
+        if not 0 <= index <= 2**64 - 2:
+            raise wal.IndexOrderError(index, 2**64 - 2, f"entry {index} must have an index from 1 to {2**64 - 2}")
+        data = entry.marshal()
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise wal.RecordTypeError(
+                f"what {type(entry).__qualname__}.marshal() returns must be bytes, not {type(data).__qualname__}"
+            )
+        if len(bytes(data)) > max_record_bytes:
+            raise wal.EntryTooLargeError(len(data), max_record_bytes)
         records.append((ENTRY, bytes(data)))
     return records, range(first, first + len(records))
 

@@ -290,6 +290,19 @@ def test_an_index_that_does_not_follow_is_refused(
     assert (loose.last_index, loose.state) == (3, CommitState(0))
 
 
+@pytest.mark.parametrize("index", [-(2**64), -1, 2**64 - 1, 2**64, 2**70])
+def test_an_index_that_no_log_can_have_is_refused_before_it_is_marshalled(log: wal.WAL, fs: Disk, index: int) -> None:
+    """R10: as an index that does not follow, and not as a number that ``marshal`` has no bytes for."""
+    fs.trace.clear()
+
+    with pytest.raises(wal.IndexOrderError):
+        log.save_entry([Entry(index)])
+    with pytest.raises(wal.IndexOrderError):
+        log.save_snap(SnapshotMarker(index))
+
+    assert fs.trace == []
+
+
 def test_an_index_error_says_what_was_expected(log: wal.WAL) -> None:
     """F11: the first index may be at most one more than the last."""
     log.save_entry(entries(1, 3))

@@ -65,31 +65,28 @@ class Marshaller:
                 stop = expected or 0
                 return records, range(stop - len(records), stop)
             (entry,) = odd
-            data = self._payload(entry, self.registry.entry)
-            index = _index(entry)
+            index = _index(entry, self.registry.entry)
             if expected is not None and index != expected:
                 raise IndexOrderError(
                     index, expected, f"entry {index} follows entry {expected - 1}; indexes of a save are consecutive"
                 )
-            if index > _MAX_INDEX:
-                raise IndexOrderError(
-                    index, _MAX_INDEX, f"entry {index} is beyond the last possible index, {_MAX_INDEX}"
-                )
-            records.append((_ENTRY, data))
+            if not 0 <= index <= _MAX_INDEX:
+                raise IndexOrderError(index, _MAX_INDEX, f"entry {index} must have an index from 1 to {_MAX_INDEX}")
+            records.append((_ENTRY, self._marshal(entry)))
             expected = index + 1
 
     def state(self, state: HardState) -> tuple[Any, bytes]:
         """Return a copy of the state, which its owner cannot change, and its bytes."""
-        data = self._payload(state, self.registry.state)
+        _check_class(state, self.registry.state)
+        data = self._marshal(state)
         return self.registry.state.unmarshal(data), data
 
     def snapshot(self, snapshot: Snapshot) -> tuple[Payload, int]:
         """Return the payload of a snapshot marker, and its index."""
-        data = self._payload(snapshot, self.registry.snapshot)
-        index = _index(snapshot)
+        index = _index(snapshot, self.registry.snapshot)
         if not 0 <= index <= _MAX_INDEX:
             raise IndexOrderError(index, _MAX_INDEX, f"snapshot {index} must have an index from 0 to {_MAX_INDEX}")
-        return (_SNAPSHOT, data), index
+        return (_SNAPSHOT, self._marshal(snapshot)), index
 
     def empty_snapshot(self) -> Payload:
         """Return the payload of the marker that every log begins with."""
@@ -99,12 +96,8 @@ class Marshaller:
             raise RecordTypeError(f"{type(empty).__qualname__}.empty() has the index {index}, not 0")
         return record
 
-    def _payload(self, record: Record, cls: type[Record]) -> bytes:
-        if type(record) is not cls and not isinstance(record, cls):  # asking an abstract class takes long
-            raise RecordTypeError(
-                f"{record!r:.80} is a {type(record).__qualname__}; this log's registry has {cls.__qualname__}"
-            )
-        return self._bytes(record.marshal(), f"what {cls.__qualname__}.marshal() returns")
+    def _marshal(self, record: Record) -> bytes:
+        return self._bytes(record.marshal(), f"what {type(record).__qualname__}.marshal() returns")
 
     def _bytes(self, data: object, what: str) -> bytes:
         if not isinstance(data, bytes):
@@ -116,7 +109,16 @@ class Marshaller:
         return data
 
 
-def _index(record: LogEntry | Snapshot) -> int:
+def _check_class(record: Record, cls: type[Record]) -> None:
+    if type(record) is not cls and not isinstance(record, cls):  # asking an abstract class takes long
+        raise RecordTypeError(
+            f"{record!r:.80} is a {type(record).__qualname__}; this log's registry has {cls.__qualname__}"
+        )
+
+
+def _index(record: LogEntry | Snapshot, cls: type[Record]) -> int:
+    """Return the index of a record of the right class: before it is marshalled, which may not take any."""
+    _check_class(record, cls)
     index = record.index
     if type(index) is not int:
         raise RecordTypeError(f"the index of {record!r:.80} must be an int, not {type(index).__qualname__}")
