@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,15 @@ def _started(cluster: EtcdCluster) -> EtcdCluster:
     if ETCD is None:
         pytest.skip(NO_ETCD)
     return cluster
+
+
+@pytest.fixture(autouse=True)
+def _garbage_is_collected() -> Iterator[None]:
+    """A test that leaves the collector switched off has the ones behind it fill the memory."""
+    yield
+    was_on = gc.isenabled()
+    gc.enable()
+    assert was_on
 
 
 @pytest.fixture(autouse=True)
