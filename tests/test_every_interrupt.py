@@ -86,9 +86,7 @@ class Arrival:
     def _handle(self, _: int, frame: FrameType | None) -> None:
         assert frame is not None
         self.handled_in = frame.f_code.co_qualname
-        if (
-            frame.f_code is not Arrival.__exit__.__code__
-        ):  # the call has returned by then, and what follows must be done
+        if frame.f_code is not Arrival.__exit__.__code__:  # by then the call has returned, and the exit must be whole
             raise self.error()
 
     @property
