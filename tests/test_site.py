@@ -152,6 +152,7 @@ def judge(tmp_path: Path) -> Callable[[str], str]:
     def run(text: str) -> str:
         (tmp_path / "page.md").write_text(text)
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "page.md"]
+        command += ["--override-ini", f"pythonpath={ROOT / 'tests'}"]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stdout
 
     return run
