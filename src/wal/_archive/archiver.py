@@ -31,10 +31,10 @@ from wal._progress import Progress
 from wal._records import RecordRegistry
 from wal._snapshotter import decode_named_snapshot
 
-from .errors import ArchiveConflictError, ArchiveDamagedError
+from .errors import ArchiveConflictError
 from .manifest import Manifest, Owner, SegmentObject, SnapshotObject, digest_of
 from .objects import Objects, ObjectStore, open_objects
-from .ownership import advance, fenced_by, newest_manifest, take_over
+from .ownership import advance, fenced_by, newest_manifest, overlooked_manifest, take_over
 from .source import Source
 from .walking import SealedSegment, contents_of
 
@@ -118,12 +118,7 @@ class Archiver:
         """Return the manifest with which this archiver takes over."""
         there = self._objects.uploaded()
         if found is None:
-            if there:
-                found = newest_manifest(self._objects)  # another one has begun since we looked
-            if there and found is None:
-                raise ArchiveDamagedError(
-                    self._objects.place, "manifest", f"there is no manifest, but {min(there)} and maybe more"
-                )
+            found = overlooked_manifest(self._objects, there)
         digest, storage = digest_of(self._source.metadata), self._source.snapshots is not None
         if found is None:
             return Manifest(1, 1, self._owner, storage, digest)

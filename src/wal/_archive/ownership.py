@@ -20,7 +20,7 @@ from .errors import ArchiveDamagedError, ArchiveStoreError
 from .manifest import Manifest, Owner, manifest_name, manifest_number
 from .objects import Objects
 
-__all__ = ["advance", "fenced_by", "newest_manifest", "take_over"]
+__all__ = ["advance", "fenced_by", "newest_manifest", "overlooked_manifest", "take_over"]
 
 _KEPT = 10
 """How many manifests are kept, so that a listing that is made of parts has one of them at least."""
@@ -44,6 +44,27 @@ def newest_manifest(objects: Objects) -> Manifest | None:
         if number == missing:
             raise ArchiveDamagedError(objects.place, manifest_name(number), "it is listed, but cannot be read")
         missing = number  # its owner has gone on, and removed it, since it was listed
+
+
+def overlooked_manifest(objects: Objects, uploaded: set[str]) -> Manifest | None:
+    """
+    Return the manifest that has been made since we found none; ``None`` if there is no archive.
+
+    Args:
+        objects: Where to look.
+        uploaded: What was uploaded to the archive, listed after we looked for a manifest.
+
+    Raises:
+        ArchiveDamagedError: Something was, and no manifest names it.
+    """
+    if not uploaded:
+        return None
+    found = newest_manifest(objects)
+    if found is None:
+        raise ArchiveDamagedError(
+            objects.place, "manifest", f"there is no manifest, but {min(uploaded)} and maybe more"
+        )
+    return found
 
 
 def _numbers(objects: Objects) -> list[int]:

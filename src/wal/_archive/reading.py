@@ -13,7 +13,7 @@ from wal._snapshotter import decode_named_snapshot
 from .errors import ArchiveDamagedError, ArchiveNotFoundError
 from .manifest import Manifest, SegmentObject, SnapshotObject, digest_of
 from .objects import Objects
-from .ownership import newest_manifest
+from .ownership import newest_manifest, overlooked_manifest
 from .walking import SealedSegment
 
 __all__ = ["Archive", "Counted", "open_archive"]
@@ -104,11 +104,7 @@ def open_archive(objects: Objects) -> Archive:
         ArchiveNotFoundError: There is no archive.
         ArchiveDamagedError: The manifest is damaged, or there is none, but objects.
     """
-    manifest = newest_manifest(objects)
-    if manifest is not None:
-        return Archive(objects, manifest)
-    if objects.uploaded():
-        if manifest := newest_manifest(objects):  # it has been made since we looked
-            return Archive(objects, manifest)
-        raise ArchiveDamagedError(objects.place, "manifest", "there is no manifest, but objects that one must name")
-    raise ArchiveNotFoundError(objects.place, "there is no archive here")
+    manifest = newest_manifest(objects) or overlooked_manifest(objects, objects.uploaded())
+    if manifest is None:
+        raise ArchiveNotFoundError(objects.place, "there is no archive here")
+    return Archive(objects, manifest)
