@@ -171,16 +171,16 @@ def test_a_value_of_another_key_is_told(whole: Scene) -> None:
 @pytest.mark.torture
 def test_a_flipped_bit_is_told(whole: Scene, effort: Callable[..., int]) -> None:
     """In any byte of any value."""
-    step, bits = effort(quick=17, full=1, deep=1), effort(quick=1, full=1, deep=8)
+    step = effort(quick=17, full=1, deep=1)
     for number, (key, value) in enumerate(whole.keys.items()):
         for place in range(number % step, min(len(value), 700), step):
-            for bit in range(place, place + bits):
+            for bit in range(8) if step == 1 and len(value) < 300 else [place % 8]:
                 damaged = bytearray(value)
-                damaged[place] ^= 1 << bit % 8
+                damaged[place] ^= 1 << bit
                 whole.stored.put(key, bytes(damaged))
                 outcome = check(whole)
                 if is_read(key):
-                    assert outcome != "nothing is missing", (key, place, bit % 8)
+                    assert outcome != "nothing is missing", (key, place, bit)
         whole.restore()
 
 
