@@ -34,6 +34,7 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 from sybil.parsers.rest import DocTestParser
 
 import wal
+from etcd_cluster import ETCD, NO_ETCD, EtcdCluster
 
 pytest_plugins = ["trials"]
 
@@ -103,11 +104,6 @@ class ShellParser(CodeBlockParser):
 
 def _with_etcd(evaluate: Any) -> Any:
     def run(example: Example) -> Any:
-        sys.path.insert(0, str(Path(__file__).parent / "tests"))
-        try:
-            from etcd_cluster import ETCD, NO_ETCD, EtcdCluster
-        finally:
-            del sys.path[0]
         if ETCD is None:
             raise SkipTest(NO_ETCD)
         if _CLUSTER not in example.namespace:

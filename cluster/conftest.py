@@ -10,9 +10,11 @@ import pytest
 
 from etcd_cluster import EtcdCluster
 
+from .work import MEMBERS
+
 
 @pytest.fixture
 def members(etcd_program: str, tmp_path: Path) -> Iterator[EtcdCluster]:
-    """Three members."""
-    with EtcdCluster(tmp_path / "etcd", 3) as members:
+    """A cluster, with nothing on it."""
+    with EtcdCluster(tmp_path / "etcd", MEMBERS) as members:
         yield members

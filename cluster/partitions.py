@@ -18,9 +18,8 @@ import wal.cluster
 from etcd_cluster import EtcdCluster
 
 from .network import Network
-from .work import THREADS, Work, finished
+from .work import MEMBERS, THREADS, Work, finished
 
-MEMBERS = 3
 LONG_S = 2.0
 """Four times the time after which members elect a new leader."""
 

@@ -16,9 +16,7 @@ import wal
 import wal.cluster
 from etcd_cluster import EtcdCluster
 
-from .work import Open, Work, check, finished
-
-MEMBERS = 3
+from .work import MEMBERS, Open, Work, check, finished
 
 
 @pytest.fixture

@@ -15,7 +15,10 @@ from typing import Any, Self
 import wal
 import wal.cluster
 
-__all__ = ["THREADS", "Open", "Work", "check", "finished", "verdict"]
+__all__ = ["MEMBERS", "THREADS", "Open", "Work", "check", "finished", "verdict"]
+
+MEMBERS = 3
+"""So many has a cluster."""
 
 PATIENCE_S = 120.0
 """A cluster that has not gone on after so long never will."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 import wal
-from etcd_cluster import ETCD, NO_ETCD, EtcdCluster
+from etcd_cluster import EtcdCluster
 
 settings.register_profile("wal", deadline=None)  # a busy machine is not a wrong library
 settings.load_profile("wal")
@@ -25,23 +25,17 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
+def etcd(etcd_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
     """One etcd member for all tests of a process; each test names storages of its own."""
-    with _started(EtcdCluster(tmp_path_factory.mktemp("etcd"))) as cluster:
+    with EtcdCluster(tmp_path_factory.mktemp("etcd")) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
-def etcd_of_three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
+def etcd_of_three(etcd_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
     """Three etcd members, which stay as they are."""
-    with _started(EtcdCluster(tmp_path_factory.mktemp("etcd"), 3)) as cluster:
+    with EtcdCluster(tmp_path_factory.mktemp("etcd"), 3) as cluster:
         yield cluster
-
-
-def _started(cluster: EtcdCluster) -> EtcdCluster:
-    if ETCD is None:
-        pytest.skip(NO_ETCD)
-    return cluster
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import kvstore
 import ledger
@@ -107,6 +108,23 @@ with ledger.Ledger(Path(sys.argv[2]), snapshot_every=10, segment_size=4096) as b
 """
 
 
+class Place(NamedTuple):
+    """Where a ledger is, and what it is opened with there."""
+
+    name: str
+    options: dict[str, Any]
+
+
+@pytest.fixture(params=["files", "etcd"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """The ledger is the same, unchanged but for the place."""
+    if request.param == "files":
+        return Place(str(tmp_path / "wal"), {"segment_size": 4096})
+    etcd: EtcdCluster = request.getfixturevalue("etcd")
+    members = ",".join(endpoint.removeprefix("http://") for endpoint in etcd.endpoints)
+    return Place(f"etcd://{members}/{tmp_path.name}", {})
+
+
 class TestLedger:
     @staticmethod
     def balances(transfers: int) -> dict[str, int]:
@@ -114,11 +132,11 @@ class TestLedger:
         cents = transfers * (transfers + 1) // 2
         return {"ada": -cents, "bob": cents} if transfers else {}
 
-    def test_it_goes_on_where_it_was(self, path: Path) -> None:
-        """The program, run twice on one directory: the second time with all that the first one did."""
+    def test_it_goes_on_where_it_was(self, place: Place) -> None:
+        """The program, run twice on one storage: the second time with all that the first one did."""
         for so_far in (0, 120):
             done = subprocess.run(
-                [sys.executable, "-W", "error", ledger.__file__, path, "120"],
+                [sys.executable, "-W", "error", ledger.__file__, place.name, "120"],
                 capture_output=True,
                 text=True,
                 check=False,
@@ -146,13 +164,13 @@ class TestLedger:
                 assert book.balances == self.balances(book.transfers)
 
     @pytest.mark.parametrize("transfers", [0, 1, 9, 10, 11, 120])
-    def test_balances_are_found_again(self, path: Path, transfers: int) -> None:
+    def test_balances_are_found_again(self, place: Place, transfers: int) -> None:
         """Whatever part of them is in a snapshot, and whatever in entries."""
-        with ledger.Ledger(path, snapshot_every=10, segment_size=4096) as book:
+        with ledger.Ledger(place.name, snapshot_every=10, **place.options) as book:
             for number in range(1, transfers + 1):
                 book.transfer("ada", "bob", number)
 
-        with ledger.Ledger(path) as book:
+        with ledger.Ledger(place.name) as book:
             assert book.transfers == transfers
             assert book.balances == self.balances(transfers)
 
@@ -181,38 +199,7 @@ class TestLedger:
 
 
 class TestLedgerOnEtcd:
-    """The same ledger, unchanged but for the place."""
-
-    @pytest.fixture
-    def place(self, etcd: EtcdCluster, tmp_path: Path) -> str:
-        members = ",".join(endpoint.removeprefix("http://") for endpoint in etcd.endpoints)
-        return f"etcd://{members}/{tmp_path.name}"
-
-    def test_it_goes_on_where_it_was(self, place: str) -> None:
-        """The program, run twice."""
-        for so_far in (0, 120):
-            done = subprocess.run(
-                [sys.executable, "-W", "error", ledger.__file__, place, "120"],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-
-            assert (done.returncode, done.stderr) == (0, "")
-            assert done.stdout.startswith(f"{so_far} transfers so far\n")
-            assert done.stdout.endswith(f"{so_far + 120} transfers; the sum is 0\n")
-
-    @pytest.mark.parametrize("transfers", [0, 1, 9, 10, 11, 120])
-    def test_balances_are_found_again(self, place: str, transfers: int) -> None:
-        """Whatever part of them is in a snapshot, and whatever in entries."""
-        place = f"{place}-{transfers}"
-        with ledger.Ledger(place, snapshot_every=10) as book:
-            for number in range(1, transfers + 1):
-                book.transfer("ada", "bob", number)
-
-        with ledger.Ledger(place) as book:
-            assert book.transfers == transfers
-            assert book.balances == TestLedger.balances(transfers)
+    """The program that kills members below a ledger."""
 
     @pytest.mark.parametrize(
         ("acknowledged", "words"),

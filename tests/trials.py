@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+
+from etcd_cluster import ETCD, NO_ETCD
 
 _COUNTED = "counted"
 
@@ -84,7 +85,6 @@ def missing(request: pytest.FixtureRequest) -> Callable[[str], NoReturn]:
 @pytest.fixture(scope="session")
 def etcd_program(missing: Callable[[str], NoReturn]) -> str:
     """The program ``etcd``."""
-    program = shutil.which("etcd")
-    if program is None:
-        missing("there is no etcd here (on Debian: etcd-server)")
-    return program
+    if ETCD is None:
+        missing(NO_ETCD)
+    return ETCD
