@@ -12,7 +12,7 @@ unexport PYTHONPATH PYTHONHOME WAL_BUILD_COMPILED
 
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
-.PHONY: help demo demo-cluster test types compiled torture fuzz interop cluster bench docs mutants tests-on wheel-check format clean
+.PHONY: help demo demo-cluster test types compiled torture fuzz interop cluster bench bench-cluster docs mutants tests-on wheel-check format clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
@@ -49,6 +49,9 @@ cluster: $(VENV)/.dev  ## Kill, pause and part three members of an etcd cluster 
 
 bench: $(VENV)/.bench  ## Measure durable saves and more, beside the disk, etcd and other stores: ROUNDS=7 ROWS='save-*' OPTIONS=--help
 	@set -f; $(BIN)/python benchmarks/bench.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ROWS),--rows $(ROWS)) $(OPTIONS)
+
+bench-cluster: $(VENV)/.bench  ## Measure the storage on an etcd cluster, and clients of etcd: takes etcd. OPTIONS=--help
+	@PYTHONPATH=tests $(BIN)/python benchmarks/clusters.py $(OPTIONS)
 
 docs: $(VENV)/.docs  ## Build the documentation site in site/, where every warning and every dead link is an error.
 	rm -rf site

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import subjects
 import tables
 import wal
 import worker
+from etcd_cluster import EtcdCluster
 from goals import goals
 from results import Results, Spread
 from rows import all_rows
@@ -260,3 +262,20 @@ class TestWhatFollows:
         page.write_comparison(path, Results.read(docs / "performance.json"))
 
         assert path.read_text() == (docs / "why.md").read_text()
+
+
+# ------------------------------------------------------------------------------------------------- on a cluster
+
+
+def test_a_cluster_is_measured(etcd: EtcdCluster) -> None:
+    """Everything that is told of a cluster comes out of a run, by every client that is installed."""
+    pytest.importorskip("grpc", reason="no grpcio: pip install wal[etcd]")
+    clusters: Any = importlib.import_module("clusters")
+
+    saves = clusters.measure_saves(etcd, clusters.QUICK)
+    clients = clusters.measure_clients(etcd, clusters.QUICK)
+
+    assert len(saves) == 11
+    assert all(number > 0 for number in saves.values())
+    assert {("grpcio", 100), ("grpcio", 10_000), ("grpcio", 1_000_000)} <= clients.keys()
+    assert all(number > 0 for number in clients.values())
