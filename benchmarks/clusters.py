@@ -82,7 +82,7 @@ def main() -> None:
                     clients[client, f"{size:,} bytes"].append(number)
     print_medians("saves", saves)
     print_medians("a transaction, in ms", clients)
-    print(f"others took {others.share():.0%} of the processors; the members are among them")
+    print(f"others took {others.share():.0%} of the processors")
 
 
 def print_medians(title: str, figures: Figures) -> None:
@@ -90,7 +90,7 @@ def print_medians(title: str, figures: Figures) -> None:
     print(f"\n{title}")
     for (what, where), numbers in figures.items():
         least, most = min(numbers), max(numbers)
-        print(f"  {what:45} {where:16} {statistics.median(numbers):10,.2f}   ({least:,.2f} to {most:,.2f})")
+        print(f"  {what:47} {where:16} {statistics.median(numbers):10,.2f}   ({least:,.2f} to {most:,.2f})")
 
 
 # ------------------------------------------------------------------------------------------------------ saves
